@@ -1,0 +1,68 @@
+"""Train PyTorch networks under an entropy constraint; store them as small entropy-coded files.
+
+Names load on first use: ``import ectorch`` imports no torch, and ``ectorch.bitstream`` decodes a
+file without it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ectorch.config import Config
+    from ectorch.errors import EctorchError, FormatError
+    from ectorch.prepare import convert, freeze_symbols, param_groups, penalty, prepare
+    from ectorch.storage import (
+        load,
+        load_file,
+        load_model,
+        rate_bits,
+        safe_open,
+        save,
+        save_file,
+    )
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "config": ("Config",),
+    "errors": ("EctorchError", "FormatError"),
+    "prepare": ("convert", "freeze_symbols", "param_groups", "penalty", "prepare"),
+    "storage": (
+        "load",
+        "load_file",
+        "load_model",
+        "rate_bits",
+        "safe_open",
+        "save",
+        "save_file",
+    ),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [
+    "Config",
+    "EctorchError",
+    "FormatError",
+    "convert",
+    "freeze_symbols",
+    "load",
+    "load_file",
+    "load_model",
+    "param_groups",
+    "penalty",
+    "prepare",
+    "rate_bits",
+    "safe_open",
+    "save",
+    "save_file",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

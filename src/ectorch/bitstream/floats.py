@@ -1,0 +1,56 @@
+"""Tensors that stay floating point, or integers of many values: exact, smaller where it pays."""
+
+from __future__ import annotations
+
+import numpy as np
+import zstandard
+
+from ectorch.bitstream.tensor import DTYPES, Bits, RawTensor, bits_from_bytes
+from ectorch.errors import FormatError
+
+_ZSTD_LEVEL = 19
+_ZSTD_LEVEL_LARGE = 3
+_MAX_WINDOW_BYTES = 1 << 23
+_LARGE_BYTES = 1 << 22  # past this, level 19 costs minutes and buys nothing on floats
+
+
+def encode_zstd(tensor: RawTensor) -> bytes:
+    data = tensor.little_endian()
+    level = _ZSTD_LEVEL if len(data) <= _LARGE_BYTES else _ZSTD_LEVEL_LARGE
+    return zstandard.ZstdCompressor(level=level, write_content_size=False).compress(data)
+
+
+def decode_zstd(data: bytes, dtype: str, count: int, what: str) -> Bits:
+    """(count,) bit patterns; never holds more than them, whatever the frame claims.
+
+    Raises:
+        FormatError: when the frame is damaged or holds another number of bytes.
+    """
+    size, out = count * DTYPES[dtype], bytearray()
+    try:
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
+        for chunk in decompressor.read_to_iter(data):
+            out += chunk
+            if len(out) > size:
+                break
+    except zstandard.ZstdError as error:
+        raise FormatError(f"{what}: {error}") from error
+    if len(out) != size:
+        raise FormatError(f"{what}: zstd frame does not hold {size} bytes")
+    return bits_from_bytes(out, dtype)
+
+
+def encode_half(tensor: RawTensor) -> bytes | None:
+    """float32 values that float16 holds exactly, as float16; None where one does not fit."""
+    if tensor.dtype != "float32":
+        return None
+    with np.errstate(over="ignore"):
+        half = tensor.bits.view(np.float32).astype("<f2")
+    if not np.array_equal(half.astype(np.float32).view(np.uint32), tensor.bits):
+        return None
+    return half.tobytes()
+
+
+def decode_half(data: bytes) -> Bits:
+    """Bit patterns of float32 from float16."""
+    return np.frombuffer(data, "<f2").astype(np.float32).view(np.uint32)

@@ -1,0 +1,146 @@
+"""Few distinct bit patterns <-> a codebook and integer symbols; a uniform grid is just its step.
+
+A grid value is ``index * step`` rounded once to the tensor's dtype, so any machine with IEEE
+arithmetic rebuilds the same bits. Index 0 is +0.0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ectorch.bitstream.tensor import DTYPES, Bits, bits_dtype, bits_from_bytes
+from ectorch.bitstream.wire import Cursor, unzigzag, varint, zigzag
+from ectorch.errors import FormatError
+
+MAX_LEVELS = 1 << 16
+_GRID_DTYPES: dict[str, type[np.generic]] = {
+    np.dtype(kind).name: kind
+    for kind in (np.float16, np.float32, np.float64, np.int8, np.int16, np.int32, np.int64)
+} | {
+    "uint8": np.uint8,
+    "uint16": np.uint16,
+    "uint32": np.uint32,
+    "bfloat16": np.float32,  # computed in float32, then rounded: NumPy has no bfloat16
+}
+_STEP_ULPS = 4  # the step is looked for this close to value / index
+_MAX_GAP_STEPS = 8  # the smallest gap between values may span this many steps
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """The codebook of one tensor.
+
+    Attributes:
+        patterns: (levels,) distinct bit patterns; symbol ``s`` stands for ``patterns[s]``.
+        step: bit pattern of the grid's step where ``patterns[s]`` is ``(first + s) * step``.
+        first: grid index of symbol 0; 0 without a step.
+    """
+
+    patterns: Bits
+    step: int | None = None
+    first: int = 0
+
+    def encode(self, dtype: str) -> bytes:
+        head = varint(len(self.patterns))
+        if self.step is None:
+            little = self.patterns.dtype.newbyteorder("<")
+            return head + b"\0" + self.patterns.astype(little).tobytes()
+        kept = self.step.to_bytes(DTYPES[dtype], "big").rstrip(b"\0")
+        return head + bytes([len(kept)]) + kept + varint(zigzag(self.first))
+
+
+def decode_levels(cursor: Cursor, dtype: str) -> Levels:
+    """Read what `Levels.encode` wrote.
+
+    Raises:
+        FormatError: on a codebook of no or too many levels, or a grid that this dtype cannot have.
+    """
+    count = cursor.varint()
+    if not 1 <= count <= MAX_LEVELS:
+        raise FormatError(f"{cursor.what}: {count} levels, expected 1 to {MAX_LEVELS}")
+    size = DTYPES[dtype]
+    kept = cursor.byte()
+    if kept == 0:
+        return Levels(bits_from_bytes(cursor.take(count * size), dtype))
+    if kept > size or dtype not in _GRID_DTYPES:
+        raise FormatError(f"{cursor.what}: no grid with a step of {kept} bytes for {dtype}")
+    step = int.from_bytes(cursor.take(kept).ljust(size, b"\0"), "big")
+    first = unzigzag(cursor.varint())
+    if abs(first) > MAX_LEVELS:
+        raise FormatError(f"{cursor.what}: first grid index {first} out of range")
+    return Levels(_grid_patterns(step, first, count, dtype), step, first)
+
+
+def find_levels(bits: Bits, dtype: str) -> tuple[Levels, np.ndarray] | None:
+    """Codebook and symbols of a tensor, or None when it has more than `MAX_LEVELS` values.
+
+    Args:
+        bits: (n,) bit patterns, n >= 1.
+
+    Returns:
+        the levels, and (n,) int64 symbols. A function of the bit patterns alone.
+    """
+    if len(np.unique(bits[: 4 * MAX_LEVELS])) > MAX_LEVELS:  # spares a sort of all of them
+        return None
+    patterns, symbols = np.unique(bits, return_inverse=True)
+    if len(patterns) > MAX_LEVELS:
+        return None
+    grid = _find_grid(patterns, dtype)
+    if grid is None:
+        return Levels(patterns), symbols
+    step, index = grid
+    first, last = int(index.min()), int(index.max())
+    levels = Levels(_grid_patterns(step, first, last - first + 1, dtype), step, first)
+    return levels, (index - first)[symbols]
+
+
+def _find_grid(patterns: Bits, dtype: str) -> tuple[int, np.ndarray] | None:
+    """The step's bit pattern and each pattern's grid index, if all lie on one uniform grid."""
+    if dtype not in _GRID_DTYPES:
+        return None
+    values = _to_values(patterns, dtype)
+    if not np.isfinite(values).all() or not 0 < np.abs(values).max() <= 2.0**53:
+        return None
+    smallest_gap = np.diff(np.unique(np.append(values, 0.0))).min()
+    for divisor in range(1, _MAX_GAP_STEPS + 1):
+        index = np.rint(values / (smallest_gap / divisor))
+        largest = np.abs(index).argmax()
+        if np.abs(index[largest]) > MAX_LEVELS or np.ptp(index) >= MAX_LEVELS:
+            return None
+        for step in _near_steps(values[largest] / index[largest], dtype):
+            if np.array_equal(_to_bits(index * _to_values(step, dtype), dtype), patterns):
+                return int(step), index.astype(np.int64)
+    return None
+
+
+def _near_steps(step: float, dtype: str) -> Bits:
+    """Patterns of ``step`` and its neighbours, those with the fewest significant bits first."""
+    near = int(_to_bits(np.array([step]), dtype)[0])
+    if np.issubdtype(_GRID_DTYPES[dtype], np.integer):
+        return np.array([near], bits_dtype(dtype))
+    steps = np.arange(near - _STEP_ULPS, near + _STEP_ULPS + 1)
+    lowest_set_bit = steps & -steps
+    return steps[np.argsort(-lowest_set_bit, kind="stable")].astype(bits_dtype(dtype))
+
+
+def _grid_patterns(step: int, first: int, count: int, dtype: str) -> Bits:
+    """Bits of ``index * step``: at most 17 by 24 bits, so exact in float64 and rounded once."""
+    value = _to_values(np.array([step], bits_dtype(dtype)), dtype)
+    return _to_bits(np.arange(first, first + count, dtype=np.float64) * value, dtype)
+
+
+def _to_values(bits: Bits, dtype: str) -> np.ndarray:
+    wide: np.ndarray = bits.astype(np.uint32) << 16 if dtype == "bfloat16" else bits
+    return wide.view(_GRID_DTYPES[dtype]).astype(np.float64)
+
+
+def _to_bits(values: np.ndarray, dtype: str) -> Bits:
+    kind = _GRID_DTYPES[dtype]
+    with np.errstate(over="ignore", invalid="ignore"):  # a damaged step may overflow: still bits
+        rounded: np.ndarray = (values + 0.0).astype(kind)  # + 0.0 turns -0.0 into +0.0
+    if dtype != "bfloat16":
+        return rounded.view(bits_dtype(dtype))
+    wide = rounded.view(np.uint32)
+    return ((wide + 0x7FFF + (wide >> 16 & 1)) >> 16).astype(np.uint16)  # round to nearest even

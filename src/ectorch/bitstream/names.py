@@ -1,0 +1,81 @@
+"""Tensor names in few bytes: usual endings become one byte, then each name drops what it shares.
+
+Names are sorted by their UTF-8 bytes. Front coding (as in Lucene's term dictionary): a byte whose
+high half is the length shared with the name before and whose low half is the length of the rest;
+15 in either half means that a varint of the excess follows.
+"""
+
+from __future__ import annotations
+
+from ectorch.bitstream.wire import Cursor, varint
+from ectorch.errors import FormatError
+
+# The position of an ending, from 1, is its byte in the file: append only, up to 31.
+_ENDINGS = (b".weight", b".bias", b".running_mean", b".running_var", b".num_batches_tracked")
+_ESCAPE = 0  # the next byte stands for itself
+_LONG = 15
+
+
+def encode_name(name: str, previous: str) -> bytes:
+    """``name`` after ``previous`` (empty for the first)."""
+    short, before = _shorten(name), _shorten(previous)
+    shared = _common_length(short, before)
+    rest = short[shared:]
+    out = bytes([min(shared, _LONG) << 4 | min(len(rest), _LONG)])
+    for length in (shared, len(rest)):
+        if length >= _LONG:
+            out += varint(length - _LONG)
+    return out + rest
+
+
+def decode_name(cursor: Cursor, previous: str) -> str:
+    """Inverse of `encode_name`.
+
+    Raises:
+        FormatError: when the name shares more than there is, or is no UTF-8.
+    """
+    head = cursor.byte()
+    shared, length = head >> 4, head & 15
+    if shared == _LONG:
+        shared += cursor.varint()
+    if length == _LONG:
+        length += cursor.varint()
+    before = _shorten(previous)
+    if shared > len(before):
+        raise FormatError(f"{cursor.what}: a name shares {shared} bytes with {previous!r}")
+    return _lengthen(before[:shared] + cursor.take(length), cursor.what)
+
+
+def _common_length(a: bytes, b: bytes) -> int:
+    length = 0
+    while length < min(len(a), len(b)) and a[length] == b[length]:
+        length += 1
+    return length
+
+
+def _shorten(name: str) -> bytes:
+    raw = name.encode()
+    ending = next((code for code, end in enumerate(_ENDINGS, 1) if raw.endswith(end)), None)
+    stem = raw if ending is None else raw[: -len(_ENDINGS[ending - 1])]
+    escaped = b"".join(bytes([_ESCAPE, b]) if b < 32 else bytes([b]) for b in stem)
+    return escaped if ending is None else escaped + bytes([ending])
+
+
+def _lengthen(short: bytes, what: str) -> str:
+    out, at = bytearray(), 0
+    while at < len(short):
+        byte = short[at]
+        if byte >= 32:
+            out.append(byte)
+        elif byte == _ESCAPE and at + 1 < len(short):
+            at += 1
+            out.append(short[at])
+        elif 1 <= byte <= len(_ENDINGS):
+            out += _ENDINGS[byte - 1]
+        else:
+            raise FormatError(f"{what}: name holds the unknown byte {byte}")
+        at += 1
+    try:
+        return out.decode()
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{what}: name is no UTF-8") from error

@@ -1,0 +1,134 @@
+"""Static order-0 coder: one integer frequency table a tensor, then range-coded symbols.
+
+The table travels in the same range-coded stream as the symbols. Its scale (the power of two that
+the frequencies sum to) is the one that makes table plus symbols smallest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ectorch.bitstream.rangecoder import MAX_SCALE_BITS, RangeDecoder, RangeEncoder
+from ectorch.errors import FormatError
+
+_SCALE_FIELD_BITS = 5
+_CLASS_FIELD_BITS = 5  # bit length of a frequency, 0 to 24
+
+
+@dataclass(frozen=True)
+class FrequencyTable:
+    """Integer frequencies that sum to ``2**scale_bits``; a level that never occurs has 0."""
+
+    frequencies: tuple[int, ...]
+    scale_bits: int
+
+    @property
+    def implied(self) -> int:
+        """The level whose frequency is not stored, since the sum gives it: the most frequent."""
+        return self.frequencies.index(max(self.frequencies))
+
+    def cost_bits(self, counts: np.ndarray) -> float:
+        """Bits of the table and of ``counts`` (levels,) symbols coded with it."""
+        frequencies = np.array(self.frequencies)
+        used = counts > 0
+        symbols = counts[used] @ (self.scale_bits - np.log2(frequencies[used]))
+        stored = np.delete(frequencies, self.implied)
+        mantissas = np.frexp(stored)[1].clip(1) - 1
+        fields = _SCALE_FIELD_BITS + _index_bits(len(counts)) + _CLASS_FIELD_BITS * len(stored)
+        return float(symbols + fields + mantissas.sum())
+
+
+def best_table(counts: np.ndarray) -> FrequencyTable:
+    """The cheapest table for ``counts`` (levels,), at least two of them positive."""
+    smallest = int(np.count_nonzero(counts) - 1).bit_length()
+    tables = [_scaled(counts, bits) for bits in range(max(smallest, 1), MAX_SCALE_BITS + 1)]
+    return min(tables, key=lambda table: table.cost_bits(counts))
+
+
+def estimate_bits(counts: np.ndarray) -> float:
+    """Bits that `encode` spends on symbols with these ``counts`` (levels,), within 8."""
+    return best_table(counts).cost_bits(counts) if np.count_nonzero(counts) > 1 else 0.0
+
+
+def encode(symbols: np.ndarray, levels: int) -> bytes:
+    """Code (n,) integer symbols in ``[0, levels)``, all of which are in use at both ends.
+
+    A tensor of one level needs no bytes.
+    """
+    if levels == 1:
+        return b""
+    table = best_table(np.bincount(symbols, minlength=levels))
+    coder = RangeEncoder()
+    _encode_table(coder, table)
+    coder.encode_symbols(symbols.tolist(), table.frequencies, table.scale_bits)
+    return coder.finish()
+
+
+def decode(data: bytes, count: int, levels: int, what: str) -> np.ndarray:
+    """Read (count,) int64 symbols; ``what`` names the tensor in errors.
+
+    Raises:
+        FormatError: on a table that does not sum to its scale, or bytes that nobody coded.
+    """
+    if levels == 1:
+        if data:
+            raise FormatError(f"{what}: {len(data)} bytes follow a codebook of one level")
+        return np.zeros(count, np.int64)
+    coder = RangeDecoder(data)
+    table = _decode_table(coder, levels, what)
+    symbols = np.array(coder.decode_symbols(count, table.frequencies, table.scale_bits), np.int64)
+    if not coder.exhausted:
+        raise FormatError(f"{what}: bytes left after the last symbol")
+    return symbols
+
+
+def _scaled(counts: np.ndarray, scale_bits: int) -> FrequencyTable:
+    """``counts`` scaled to sum to ``2**scale_bits`` by largest remainders; integers only."""
+    total, target = int(counts.sum()), 1 << scale_bits
+    exact = [int(count) * target for count in counts]
+    frequencies = [max(value // total, 1) if value else 0 for value in exact]
+    missing = target - sum(frequencies)
+    if missing > 0:
+        by_remainder = sorted(range(len(exact)), key=lambda level: -(exact[level] % total))
+        for level in by_remainder[:missing]:
+            frequencies[level] += 1
+    while missing < 0:  # the rare levels were lifted to 1: the frequent ones pay
+        largest = frequencies.index(max(frequencies))
+        taken = min(-missing, max(frequencies[largest] // 2, 1))
+        frequencies[largest] -= taken
+        missing += taken
+    return FrequencyTable(tuple(frequencies), scale_bits)
+
+
+def _index_bits(levels: int) -> int:
+    return (levels - 1).bit_length()
+
+
+def _encode_table(coder: RangeEncoder, table: FrequencyTable) -> None:
+    coder.encode_uniform(table.scale_bits, _SCALE_FIELD_BITS)
+    coder.encode_uniform(table.implied, _index_bits(len(table.frequencies)))
+    for level, frequency in enumerate(table.frequencies):
+        if level != table.implied:
+            length = frequency.bit_length()
+            coder.encode_uniform(length, _CLASS_FIELD_BITS)
+            if length > 1:
+                coder.encode_uniform(frequency - (1 << length - 1), length - 1)
+
+
+def _decode_table(coder: RangeDecoder, levels: int, what: str) -> FrequencyTable:
+    scale_bits = coder.decode_uniform(_SCALE_FIELD_BITS)
+    implied = coder.decode_uniform(_index_bits(levels))
+    if not 1 <= scale_bits <= MAX_SCALE_BITS or implied >= levels:
+        raise FormatError(f"{what}: frequency table of scale {scale_bits}, implied level {implied}")
+    frequencies = [0] * levels
+    for level in range(levels):
+        if level != implied:
+            length = coder.decode_uniform(_CLASS_FIELD_BITS)
+            low_bits = coder.decode_uniform(length - 1) if length > 1 else 0
+            frequencies[level] = (1 << length - 1) + low_bits if length else 0
+    frequencies[implied] = (1 << scale_bits) - sum(frequencies)
+    if frequencies[implied] < 1:
+        raise FormatError(f"{what}: frequencies sum to more than 2**{scale_bits}")
+    return FrequencyTable(tuple(frequencies), scale_bits)

@@ -1,0 +1,276 @@
+"""The command line: ``ectorch train | compress | decompress | inspect | eval | verify``."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ectorch.bitstream.container import DEFAULT_MAX_DECODED_BYTES, Reader
+from ectorch.errors import EctorchError, FormatError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from ectorch.experiments.training import Progress
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train networks under an entropy constraint and store them as tiny .ect files.",
+)
+_out = Console()
+
+EctFile = Annotated[Path, typer.Argument(help="an .ect file", show_default=False)]
+MaxDecoded = Annotated[int, typer.Option(help="refuse files that decode to more bytes than this")]
+
+
+def main() -> None:
+    """Run the command line; every expected failure is one line on stderr and exit code 2."""
+    try:
+        app()
+    except (EctorchError, OSError, ImportError) as error:
+        message = " ".join(str(error).split())
+        if isinstance(error, ImportError):
+            message += ": pip install 'ectorch[experiments]'"
+        print(f"ectorch: {message}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="a recipe (TOML)", show_default=False)],
+    data: Annotated[str | None, typer.Option(help="another data set than the recipe's")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the run; runs/NAME if absent")] = None,
+    seed: Annotated[int | None, typer.Option(help="another seed than the recipe's")] = None,
+    alpha: Annotated[float | None, typer.Option(help="another alpha than the recipe's")] = None,
+    holdout: Annotated[int | None, typer.Option(help="training images to choose with")] = None,
+) -> None:
+    """Train a recipe, write OUT/model.ect, evaluate the decoded network, draw OUT/report.png.
+
+    Interrupt with Ctrl-C; the same command goes on where it stopped.
+    """
+    from ectorch.experiments.recipe import read_recipe
+    from ectorch.experiments.training import FLOAT_FILE, MODEL_FILE, Interrupted
+    from ectorch.experiments.training import train as run
+    from ectorch.report.plots import plot_run
+    from ectorch.report.tables import result_table
+
+    given = {"data": data, "seed": seed, "holdout": holdout, "constrain.alpha": alpha}
+    changes = {key: value for key, value in given.items() if value is not None}
+    chosen = read_recipe(recipe, changes)
+    folder = out or Path("runs") / chosen.name
+    try:
+        with _stop_on_signal() as should_stop, _progress_bar() as show:
+            result = run(chosen, folder, show, should_stop)
+    except Interrupted:
+        _out.print(f"stopped; the same command goes on from {folder / 'checkpoint.pt'}")
+        raise typer.Exit(130) from None
+    picture = folder / "report.png"
+    plot_run(folder / MODEL_FILE, _numpy_tensors(folder / FLOAT_FILE), result, picture)
+    _out.print(result_table(result))
+    _out.print(f"file    {folder / MODEL_FILE}\npicture {picture}", highlight=False)
+
+
+@app.command()
+def compress(
+    source: Annotated[Path, typer.Argument(help=".safetensors, or .pt with tensors only")],
+    target: Annotated[Path, typer.Argument(help="the .ect file to write")],
+) -> None:
+    """Store tensors losslessly: few values as a codebook and symbols, others as exact floats."""
+    from ectorch.storage import save_file
+
+    tensors, metadata = _read_tensors(source)
+    size = save_file(tensors, target, metadata)
+    before = source.stat().st_size
+    _out.print(f"{source} {before:,} bytes -> {target} {size:,} bytes (x{before / size:.1f})")
+
+
+@app.command()
+def decompress(
+    source: EctFile,
+    target: Annotated[Path, typer.Argument(help="the .safetensors file to write")],
+    max_decoded_bytes: MaxDecoded = DEFAULT_MAX_DECODED_BYTES,
+) -> None:
+    """Write the tensors of an .ect file as .safetensors, bit for bit."""
+    import safetensors.torch
+
+    from ectorch.bitstream import write_atomic
+    from ectorch.storage import load_file, safe_open
+
+    tensors = load_file(source, max_decoded_bytes)
+    with safe_open(source, max_decoded_bytes) as file:
+        data = safetensors.torch.save(tensors, file.metadata() or None)
+    write_atomic(target, data)
+    _out.print(f"{source} {source.stat().st_size:,} bytes -> {target} {len(data):,} bytes")
+
+
+@app.command()
+def inspect(source: EctFile, max_decoded_bytes: MaxDecoded = DEFAULT_MAX_DECODED_BYTES) -> None:
+    """Show every tensor: shape, levels used, zeros, bits a weight, bytes; totals and overhead."""
+    from ectorch.report.tables import inspect_table
+
+    with Reader(source, max_decoded_bytes) as reader:
+        _out.print(inspect_table(reader))
+        for key, value in reader.metadata.items():
+            _out.print(f"{key} = {value}", markup=False)
+
+
+@app.command("eval")
+def evaluate(
+    source: EctFile,
+    data: Annotated[str, typer.Option(help="data set whose test split is used")],
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Evaluate the network in an .ect file on a test set; the file alone says which network."""
+    from ectorch.experiments import data as data_sets
+    from ectorch.experiments.evaluation import evaluate as run
+    from ectorch.experiments.networks import NETWORKS, identify
+    from ectorch.storage import load_model
+
+    with Reader(source) as reader:
+        name = identify({entry.name: entry.shape for entry in reader})
+    model = load_model(NETWORKS[name](), source).eval()
+    test = data_sets.load(data).test
+    evaluation = run(model, test)
+    record = {
+        "file": str(source),
+        "file_bytes": source.stat().st_size,
+        "network": name,
+        "data": data,
+        "images": len(test),
+        "error_percent": evaluation.error_percent,
+        "predictions_sha256": evaluation.predictions_sha256,
+    }
+    if as_json:
+        _out.print_json(json.dumps(record))
+    else:
+        _out.print(
+            f"{name} in {record['file_bytes']:,} bytes: {evaluation.error_percent:.2f} % error on "
+            f"{len(test):,} images of {data}"
+        )
+
+
+@app.command()
+def verify(source: EctFile, max_decoded_bytes: MaxDecoded = DEFAULT_MAX_DECODED_BYTES) -> None:
+    """Check header, checksums and that every tensor decodes."""
+    with Reader(source, max_decoded_bytes) as reader:
+        reader.verify()
+        for entry in reader:
+            reader.read(entry.name)
+        count = len(reader.entries)
+    _out.print(f"{source}: {count} tensors, {source.stat().st_size:,} bytes, intact")
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C asks for a stop at the next step; a second one ends the process."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[Progress], None]]:
+    """Loss, error, estimated bytes and soft-to-hard gap, a bar a stage; plain lines in a log."""
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description:10}"),
+        BarColumn(bar_width=20),
+        TextColumn("epoch {task.fields[epoch]}"),
+        TextColumn("{task.fields[measured]}"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=_out, refresh_per_second=4, disable=not _out.is_terminal) as bar:
+        yield _Shower(bar)
+
+
+class _Shower:
+    """Turns `Progress` into bars, or into a line an epoch where there is no terminal."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._tasks: dict[str, Any] = {}
+
+    def __call__(self, progress: Progress) -> None:
+        epoch = f"{progress.epoch}/{progress.epochs}"
+        ended = progress.step * progress.epochs % progress.steps == 0
+        if self._bar.disable:
+            if ended:
+                _out.print(f"{progress.stage} epoch {epoch} {_measured(progress)}", highlight=False)
+            return
+        if progress.stage not in self._tasks:
+            self._tasks[progress.stage] = self._bar.add_task(
+                progress.stage, total=progress.steps, epoch=epoch, measured=""
+            )
+        self._bar.update(
+            self._tasks[progress.stage],
+            completed=progress.step,
+            epoch=epoch,
+            measured=_measured(progress),
+        )
+
+
+def _measured(progress: Progress) -> str:
+    parts = [f"loss {progress.loss:.4f}"]
+    if progress.error_percent is not None:
+        images = "held-out" if progress.held_out else "training"
+        parts.append(f"{images} error {progress.error_percent:.2f} %")
+    if progress.rate_bytes is not None:
+        parts.append(f"estimate {progress.rate_bytes:,.0f} bytes")
+    if progress.gap_percent is not None:
+        parts.append(f"gap {progress.gap_percent:+.2f}")
+    return ", ".join(parts)
+
+
+def _numpy_tensors(path: Path) -> dict[str, Any]:
+    from safetensors.numpy import load_file
+
+    tensors: dict[str, Any] = load_file(path)
+    return tensors
+
+
+def _read_tensors(source: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Tensors by name, and the metadata, of a .safetensors or .pt file."""
+    import pickle
+
+    import safetensors
+    import torch
+
+    if source.suffix == ".safetensors":
+        try:
+            with safetensors.safe_open(source, "pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        except safetensors.SafetensorError as error:
+            raise FormatError(f"{source}: {error}") from error
+    try:
+        loaded = torch.load(source, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise FormatError(f"{source}: no file of tensors only ({error})") from error
+    if not isinstance(loaded, dict) or not all(map(torch.is_tensor, loaded.values())):
+        raise FormatError(f"{source}: expected tensors by name, save model.state_dict()")
+    return loaded, {}

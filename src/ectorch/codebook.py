@@ -1,0 +1,144 @@
+"""The codebook: sorted values with an exact zero that cannot move, and where they start.
+
+A codebook is trained through the logarithms of the gaps between neighbours, counted from zero
+outward: values stay sorted, zero stays zero, and a learning rate acts in relative units. A uniform
+grid has one gap, its step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+CodebookKind = Literal["grid", "kmeans", "quantile"]
+
+_KMEANS_ROUNDS = 25
+_MIN_GAP = 1e-8
+
+
+def zero_index(levels: int) -> int:
+    """Index of the value 0: the middle, the lower one of the two for an even number of levels."""
+    return (levels - 1) // 2
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Values that a weight may take.
+
+    Attributes:
+        values: (levels,) ascending; ``values[zero]`` is exactly +0.0.
+        zero: index of the zero.
+        step: () the gap of a uniform grid, rounded to bfloat16 (straight through) so that a file
+            spends two bytes on it and multiples are exact; None for a codebook of free values.
+    """
+
+    values: Tensor
+    zero: int
+    step: Tensor | None = None
+
+    @classmethod
+    def from_log_gaps(cls, log_gaps: Tensor, levels: int) -> Codebook:
+        """Build from (1,) log step of a grid, or (levels - 1,) log gaps in ascending order.
+
+        Differentiable: values carry the gradient to ``log_gaps``.
+        """
+        zero = zero_index(levels)
+        gaps = log_gaps.exp()
+        if log_gaps.numel() == 1:
+            step = gaps.squeeze(0)
+            step = step + (step.bfloat16().to(step.dtype) - step).detach()
+            index = torch.arange(-zero, levels - zero, dtype=gaps.dtype, device=gaps.device)
+            return cls(index * step, zero, step)
+        below = -gaps[:zero].flip(0).cumsum(0).flip(0)
+        return cls(torch.cat([below, gaps.new_zeros(1), gaps[zero:].cumsum(0)]), zero)
+
+    @property
+    def levels(self) -> int:
+        return len(self.values)
+
+    def locate(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The bracket of each weight, ``values[lower] <= weight <= values[lower + 1]``.
+
+        Args:
+            weight: any shape.
+
+        Returns:
+            lower: int64 in ``[0, levels - 2]``, and fraction in [0, 1], both of weight's shape.
+            Weights out of range are at the near end of the first or last bracket. Detached.
+        """
+        weight, values = weight.detach(), self.values.detach()
+        if self.step is not None:
+            position = (weight / self.step.detach() + self.zero).clamp(0, self.levels - 1)
+            lower = position.floor().clamp_(max=self.levels - 2)
+            return lower.long(), position - lower
+        lower = (torch.bucketize(weight, values, right=True) - 1).clamp(0, self.levels - 2)
+        start = values[lower]
+        return lower, ((weight - start) / (values[lower + 1] - start)).clamp(0, 1)
+
+    def quantize(self, weight: Tensor) -> Tensor:
+        """Nearest level of each weight, int64; halfway goes to the even index as `torch.round`."""
+        if self.step is not None:
+            index = (weight.detach() / self.step.detach()).round()
+            return index.clamp_(-self.zero, self.levels - 1 - self.zero).long() + self.zero
+        lower, fraction = self.locate(weight)
+        return lower + (fraction > 0.5)
+
+    def dequantize(self, symbols: Tensor) -> Tensor:
+        """Values of integer ``symbols``; differentiable with respect to the codebook."""
+        if self.step is not None:
+            return (symbols - self.zero).to(self.step.dtype) * self.step
+        return self.values[symbols]
+
+
+def initial_log_gaps(kind: CodebookKind, weight: Tensor, levels: int) -> Tensor:
+    """Log gaps of a codebook that suits ``weight``, for `Codebook.from_log_gaps`.
+
+    Args:
+        weight: any shape, floating point.
+        levels: number of values, zero included; at least 2.
+
+    Returns:
+        (1,) for "grid", whose outermost level is the weight farthest from zero; (levels - 1,) for
+        "kmeans" (Lloyd's algorithm with the zero pinned) and "quantile" (equally many weights on
+        every level of a sign).
+    """
+    flat = weight.detach().reshape(-1)
+    flat = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
+    zero = zero_index(levels)
+    if kind == "grid":
+        reach = flat.abs().max() if flat.numel() else flat.new_ones(())
+        return (reach / max(levels - 1 - zero, 1)).clamp(min=_MIN_GAP).log().reshape(1)
+    values = _quantile_values(flat, levels, zero)
+    if kind == "kmeans":
+        values = _kmeans_values(flat, values, zero)
+    return values.diff().clamp(min=_MIN_GAP).log()
+
+
+def _quantile_values(flat: Tensor, levels: int, zero: int) -> Tensor:
+    def quantiles(side: Tensor, count: int) -> Tensor:
+        if not side.numel():  # no weight of this sign: levels at the scale of the others
+            scale = flat.abs().mean().clamp(min=_MIN_GAP)
+            side = scale * torch.arange(1, count + 1, device=flat.device)
+        rank = (torch.arange(count, device=flat.device) + 0.5) / count * (len(side) - 1)
+        return side.sort().values[rank.round().long()]
+
+    below = -quantiles(-flat[flat < 0], zero).flip(0)
+    above = quantiles(flat[flat > 0], levels - 1 - zero)
+    return torch.cat([below, flat.new_zeros(1), above])
+
+
+def _kmeans_values(flat: Tensor, values: Tensor, zero: int) -> Tensor:
+    flat = flat.double().sort().values
+    sums = torch.cat([flat.new_zeros(1), flat.cumsum(0)])
+    values = values.double()
+    for _ in range(_KMEANS_ROUNDS):
+        edges = torch.searchsorted(flat, (values[1:] + values[:-1]) / 2)
+        edges = torch.cat([edges.new_zeros(1), edges, edges.new_full((1,), len(flat))])
+        counts = edges.diff()
+        means = (sums[edges[1:]] - sums[edges[:-1]]) / counts.clamp(min=1)
+        values = torch.where(counts > 0, means, values)
+        values[zero] = 0.0
+    return values.to(torch.get_default_dtype())

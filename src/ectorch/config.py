@@ -1,0 +1,120 @@
+"""`Config`: which parameters of a network are constrained, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from ectorch.codebook import CodebookKind
+from ectorch.errors import ConfigError
+from ectorch.relaxation import Bracket, Relaxation
+
+Forward = Literal["nearest", "sampled", "moments"]
+BiasFormat = Literal["float32", "float16", "grid"]
+Selector = str | type[nn.Module]
+
+RELAXATIONS: dict[str, type[Relaxation]] = {"bracket": Bracket}
+_MAX_LEVELS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to constrain, and how.
+
+    Name patterns are shell patterns (``fc*``, ``*.weight``), held against the parameter's full
+    name and the name of its module.
+
+    Attributes:
+        levels: values of a weight's codebook, zero included.
+        relaxation: "bracket", or any `Relaxation` of your own.
+        forward: what a training step multiplies with: "nearest" codebook values, values "sampled"
+            at random, or for Linear and Conv "moments" (mean and variance of the layer's output;
+            other modules get "sampled"). In eval mode the network is always the hard one.
+        codebook: "grid" (one learned step), or free values that start at "kmeans" or "quantile".
+        bias: every parameter called ``bias``: "float32" leaves it, "float16" rounds it, "grid"
+            constrains it with ``bias_levels`` on a grid, nearest.
+        bias_levels: see ``bias``.
+        include: module types whose weight and bias are constrained, and patterns of parameters.
+        exclude: module types and patterns that stay as they are.
+        overrides: pattern -> fields of this class for what matches, in order: ``levels``,
+            ``relaxation``, ``forward``, ``codebook``, ``bias``, ``bias_levels``, ``alpha_scale``,
+            and ``keep_float``.
+        alpha_scale: factor of ``alpha`` for these parameters.
+        keep_float: leave these parameters as they are.
+
+    Raises:
+        ConfigError: when a field cannot be.
+    """
+
+    levels: int = 33
+    relaxation: str | Relaxation = "bracket"
+    forward: Forward = "nearest"
+    codebook: CodebookKind = "grid"
+    bias: BiasFormat = "float32"
+    bias_levels: int = 65
+    include: tuple[Selector, ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    exclude: tuple[Selector, ...] = ()
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    alpha_scale: float = 1.0
+    keep_float: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("levels", "bias_levels"):
+            if not 2 <= getattr(self, name) <= _MAX_LEVELS:
+                raise ConfigError(f"{name} = {getattr(self, name)}: expected 2 to {_MAX_LEVELS}")
+        for name, allowed in (
+            ("forward", get_args(Forward)),
+            ("codebook", get_args(CodebookKind)),
+            ("bias", get_args(BiasFormat)),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} = {getattr(self, name)!r}: expected one of {allowed}")
+        if isinstance(self.relaxation, str) and self.relaxation not in RELAXATIONS:
+            raise ConfigError(
+                f"relaxation = {self.relaxation!r}: expected one of {tuple(RELAXATIONS)}"
+            )
+        if self.alpha_scale < 0:
+            raise ConfigError(f"alpha_scale = {self.alpha_scale}: expected 0 or more")
+        for pattern, changes in self.overrides.items():
+            unknown = sorted(set(changes) - _OVERRIDABLE)
+            if unknown:
+                raise ConfigError(
+                    f"overrides[{pattern!r}]: unknown {', '.join(unknown)}; "
+                    f"known: {', '.join(sorted(_OVERRIDABLE))}"
+                )
+            replace(self, overrides={}, **changes)  # its own checks
+
+    def for_parameter(self, module_name: str, module: nn.Module, parameter: str) -> Config | None:
+        """The settings of one parameter with the overrides applied; None when it stays as it is."""
+
+        def matches(selector: Selector) -> bool:
+            if isinstance(selector, type):
+                return isinstance(module, selector) and parameter in ("weight", "bias")
+            return any(fnmatchcase(name, selector) for name in (module_name, full_name))
+
+        full_name = f"{module_name}.{parameter}" if module_name else parameter
+        if not any(map(matches, self.include)) or any(map(matches, self.exclude)):
+            return None
+        config = replace(self, overrides={})
+        for pattern, changes in self.overrides.items():
+            if matches(pattern):
+                config = replace(config, **changes)
+        as_float = config.keep_float or (parameter == "bias" and config.bias == "float32")
+        return None if as_float else config
+
+    def patterns(self) -> list[str]:
+        """Every name pattern that should match something."""
+        selectors = (*self.include, *self.exclude, *self.overrides)
+        return [selector for selector in selectors if isinstance(selector, str)]
+
+    def make_relaxation(self) -> Relaxation:
+        """The relaxation itself, where ``relaxation`` is its name."""
+        chosen = self.relaxation
+        return RELAXATIONS[chosen]() if isinstance(chosen, str) else chosen
+
+
+_OVERRIDABLE = {f.name for f in fields(Config)} - {"include", "exclude", "overrides"}

@@ -1,0 +1,1 @@
+"""Networks, data sets and the one training loop; recipes are data."""

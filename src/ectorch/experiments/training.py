@@ -1,0 +1,384 @@
+"""The one training loop: float, constrained, frozen; then write, read back, compare, evaluate."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import ectorch
+from ectorch.bitstream import write_atomic
+from ectorch.control import ramp
+from ectorch.errors import MismatchError, TrainingError
+from ectorch.experiments import data as data_sets
+from ectorch.experiments.data import DataSet, Split
+from ectorch.experiments.evaluation import evaluate, pixels
+from ectorch.experiments.networks import NETWORKS
+from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
+from ectorch.prepare import (
+    convert,
+    freeze_symbols,
+    param_groups,
+    penalty,
+    prepare,
+)
+from ectorch.storage import load_model, rate_bits, save_file
+
+MODEL_FILE = "model.ect"
+RESULT_FILE = "result.json"
+LOG_FILE = "log.jsonl"
+FLOAT_FILE = "float.safetensors"
+STAGES = ("pretrain", "constrain", "finetune")
+_HOLDOUT_SEED = 1234  # the same images are held out whatever the recipe's seed
+_CHECKPOINT_SECONDS = 60.0
+_MONITORED = 5000  # training images that stand in where none are held out
+
+
+class Interrupted(Exception):  # noqa: N818 - nothing went wrong
+    """The caller asked to stop; a checkpoint of this very step is on disk."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the training stands; the measurements are of the end of the last epoch.
+
+    Attributes:
+        loss: mean cross-entropy of the epoch so far, nats.
+        error_percent: of the hard network on held-out images (``held_out``), or else on training
+            images; None before the first epoch has ended.
+        rate_bytes: estimated file size of the hard network; None while it is float.
+        gap_percent: error of the network as trained (relaxed) minus that of the hard one.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    loss: float
+    held_out: bool
+    error_percent: float | None = None
+    rate_bytes: float | None = None
+    gap_percent: float | None = None
+
+
+@dataclass
+class _State:
+    """What a checkpoint holds beside the tensors."""
+
+    stage: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Run a recipe, or go on where its checkpoint in ``out`` stands.
+
+    Writes ``model.ect``, ``result.json``, ``log.jsonl``, ``float.safetensors`` (the network before
+    the constraint) and while running ``checkpoint.pt`` into ``out``.
+
+    Returns:
+        what ``result.json`` holds.
+
+    Raises:
+        DataError: when the data cannot be had.
+        TrainingError: when the loss is not finite, or ``out`` holds a run of another recipe.
+        Interrupted: when ``should_stop`` said so.
+    """
+    finished = _finished(recipe, out)
+    if finished is not None:
+        return finished
+    torch.set_num_threads(recipe.threads)
+    if torch.get_num_threads() != recipe.threads:
+        raise TrainingError(f"{torch.get_num_threads()} threads, the recipe asks {recipe.threads}")
+    data = data_sets.load(recipe.data)
+    out.mkdir(parents=True, exist_ok=True)
+    run = _Run(recipe, data, out, on_progress, should_stop)
+    run.go()
+    return _finish(run)
+
+
+class _Run:
+    """A training in progress: everything that a checkpoint saves and restores."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: DataSet,
+        out: Path,
+        on_progress: Callable[[Progress], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.recipe, self.data, self.out = recipe, data, out
+        self.on_progress, self.should_stop = on_progress, should_stop
+        held_out = Split(data.train.images[:0], data.train.labels[:0])
+        self.images = data.train
+        if recipe.holdout:
+            self.images, held_out = data_sets.hold_out(data.train, recipe.holdout, _HOLDOUT_SEED)
+        self.monitored = held_out if len(held_out) else self.images[:_MONITORED]
+        self.held_out = bool(len(held_out))
+        torch.manual_seed(recipe.seed)
+        self.model: nn.Module = NETWORKS[recipe.network]()
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.state = _State()
+        self.checkpoint = out / "checkpoint.pt"
+        self._shuffled: tuple[tuple[int, int, int], Tensor] | None = None
+        self._started = time.monotonic()
+        if self.checkpoint.exists():
+            self._restore()
+
+    @property
+    def stage(self) -> Stage:
+        stage: Stage = getattr(self.recipe, STAGES[self.state.stage])
+        return stage
+
+    def go(self) -> None:
+        """Train from where the state stands to the end of the last stage."""
+        while self.state.stage < len(STAGES):
+            if self.optimizer is None:
+                if STAGES[self.state.stage] == "constrain":
+                    safetensors.torch.save_file(self.model.state_dict(), self.out / FLOAT_FILE)
+                self._reshape()
+                self.optimizer = self._make_optimizer()
+            self._train_stage()
+            self.state.stage, self.state.step, self.optimizer = self.state.stage + 1, 0, None
+
+    def _reshape(self) -> None:
+        """Turn the network into what the present stage trains."""
+        if STAGES[self.state.stage] == "constrain":
+            prepare(self.model, self.recipe.constraint_config())
+        elif STAGES[self.state.stage] == "finetune" and self.stage.epochs:
+            freeze_symbols(self.model)
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        stage = self.stage
+        book_lr = stage.codebook_lr if isinstance(stage, ConstrainStage) else None
+        return torch.optim.Adam(param_groups(self.model, stage.lr, stage.weight_decay, book_lr))
+
+    def _train_stage(self) -> None:
+        stage, state = self.stage, self.state
+        batches = len(self.images) // stage.batch
+        if not batches:
+            raise TrainingError(f"batch of {stage.batch} from {len(self.images)} images")
+        saved = time.monotonic()
+        while state.step < stage.epochs * batches:
+            epoch, batch = divmod(state.step, batches)
+            if batch == 0:
+                state.loss_sum, state.loss_steps = 0.0, 0
+            chosen = self._order(epoch)[batch * stage.batch : (batch + 1) * stage.batch]
+            self._step(self.images[chosen], state.step / (stage.epochs * batches))
+            state.step += 1
+            if state.step % batches == 0:
+                self._end_epoch(epoch)
+            self._report(epoch, stage.epochs * batches)
+            if self.should_stop():
+                self._save()
+                raise Interrupted
+            if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+                self._save()
+                saved = time.monotonic()
+
+    def _order(self, epoch: int) -> Tensor:
+        """The shuffled training images of one epoch, the same whenever it is asked for."""
+        key = (self.recipe.seed, self.state.stage, epoch)
+        if self._shuffled is None or self._shuffled[0] != key:
+            seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+            generator = torch.Generator().manual_seed(seed)
+            self._shuffled = key, torch.randperm(len(self.images), generator=generator)
+        return self._shuffled[1]
+
+    def _step(self, batch: Split, progress: float) -> None:
+        stage, optimizer = self.stage, self.optimizer
+        assert optimizer is not None
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("full_lr", group["lr"]) * _lr_share(progress, stage)
+        self.model.train()
+        loss = F.cross_entropy(
+            self.model(pixels(batch.images)), batch.labels, label_smoothing=stage.label_smoothing
+        )
+        objective = loss
+        if isinstance(stage, ConstrainStage):
+            alpha = stage.alpha * ramp(progress, stage.ramp)
+            objective = loss + penalty(self.model, alpha, len(self.images))
+        value = objective.item()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"{STAGES[self.state.stage]} step {self.state.step}: the loss is {value}; "
+                f"lower lr ({stage.lr})"
+            )
+        optimizer.zero_grad()
+        objective.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        self.state.loss_sum += loss.item()
+        self.state.loss_steps += 1
+
+    def _end_epoch(self, epoch: int) -> None:
+        relaxed = evaluate(self.model.train(), self.monitored).error_percent
+        hard = evaluate(self.model.eval(), self.monitored).error_percent
+        constrained = STAGES[self.state.stage] != "pretrain"
+        record = {
+            "stage": STAGES[self.state.stage],
+            "epoch": epoch + 1,
+            "loss": self.state.loss_sum / self.state.loss_steps,
+            "held_out": self.held_out,
+            "error_percent": hard,
+            "rate_bytes": rate_bits(self.model) / 8 if constrained else None,
+            "gap_percent": relaxed - hard if constrained else None,
+        }
+        self.state.epochs.append(record)
+
+    def _report(self, epoch: int, steps: int) -> None:
+        state, last = self.state, (self.state.epochs or [{}])[-1]
+        self.on_progress(
+            Progress(
+                STAGES[state.stage],
+                state.step,
+                steps,
+                epoch + 1,
+                self.stage.epochs,
+                state.loss_sum / state.loss_steps,
+                self.held_out,
+                last.get("error_percent"),
+                last.get("rate_bytes"),
+                last.get("gap_percent"),
+            )
+        )
+
+    def seconds(self) -> float:
+        """Seconds of training, over all resumptions."""
+        return self.state.seconds + time.monotonic() - self._started
+
+    def _save(self) -> None:
+        assert self.optimizer is not None
+        partial = self.checkpoint.with_suffix(".part")
+        state = asdict(self.state) | {"seconds": self.seconds()}
+        torch.save(
+            {
+                "recipe": self.recipe.as_dict(),
+                "threads": torch.get_num_threads(),
+                "state": state,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "random": torch.get_rng_state(),
+            },
+            partial,
+        )
+        partial.replace(self.checkpoint)
+
+    def _restore(self) -> None:
+        saved = torch.load(self.checkpoint, weights_only=True)
+        _check_same_recipe(saved["recipe"], self.recipe, self.out)
+        if saved["threads"] != torch.get_num_threads():
+            raise TrainingError(f"{self.checkpoint} was made with {saved['threads']} threads")
+        state = _State(**saved["state"])
+        for self.state.stage in range(state.stage + 1):
+            self._reshape()
+        self.state = state
+        self.model.load_state_dict(saved["model"])
+        self.optimizer = self._make_optimizer()
+        self.optimizer.load_state_dict(saved["optimizer"])
+        torch.set_rng_state(saved["random"])
+
+
+def _lr_share(progress: float, stage: Stage) -> float:
+    rise = min(progress / stage.warmup, 1.0) if stage.warmup else 1.0
+    return rise * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _check_same_recipe(stored: dict[str, Any], recipe: Recipe, out: Path) -> None:
+    mine = json.loads(json.dumps(recipe.as_dict()))
+    different = [key for key in mine if stored.get(key) != mine[key]]
+    if different:
+        raise TrainingError(
+            f"{out} holds a run of another recipe ({', '.join(different)} differ): "
+            "choose another --out, or delete it"
+        )
+
+
+def _finished(recipe: Recipe, out: Path) -> dict[str, Any] | None:
+    path = out / RESULT_FILE
+    if not path.exists():
+        return None
+    result: dict[str, Any] = json.loads(path.read_text())
+    _check_same_recipe(result["recipe"], recipe, out)
+    return result
+
+
+def _finish(run: _Run) -> dict[str, Any]:
+    """Convert, write, read back, compare bit by bit, evaluate what was decoded."""
+    recipe, out, model = run.recipe, run.out, run.model
+    convert(model).eval()
+    estimate_bits = rate_bits(model)
+    path = out / MODEL_FILE
+    save_file(model, path)
+    decoded = load_model(NETWORKS[recipe.network](), path).eval()
+    _check_equal_bits(model.state_dict(), decoded.state_dict(), path)
+    test = evaluate(decoded, run.data.test)
+    if not torch.equal(evaluate(model, run.data.test).predictions, test.predictions):
+        raise MismatchError(f"{path}: the decoded network predicts something else")
+    before = NETWORKS[recipe.network]().eval()
+    before.load_state_dict(safetensors.torch.load_file(out / FLOAT_FILE))
+    labels_bits = evaluate(decoded, run.images).label_bits
+    tensors = model.state_dict().values()
+    parameters = sum(t.numel() for t in tensors)
+    file_bytes = path.stat().st_size
+    result = {
+        "name": recipe.name,
+        "network": recipe.network,
+        "data": recipe.data,
+        "seed": recipe.seed,
+        "float_bytes": 4 * parameters,
+        "file_bytes": file_bytes,
+        "ratio": 4 * parameters / file_bytes,
+        "float_error_percent": evaluate(before, run.data.test).error_percent,
+        "decoded_error_percent": test.error_percent,
+        "nonzeros": sum(int(t.count_nonzero()) for t in tensors),
+        "parameters": parameters,
+        "estimate_bytes": estimate_bits / 8,
+        "labels_bytes": labels_bits / 8,
+        "mdl_bytes": labels_bits / 8 + file_bytes,
+        "predictions_sha256": test.predictions_sha256,
+        "seconds": run.seconds(),
+        "versions": {
+            "ectorch": ectorch.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
+        "recipe": recipe.as_dict(),
+    }
+    records = [*run.state.epochs, {"test_evaluation": path.name} | _test_record(result)]
+    write_atomic(out / LOG_FILE, "".join(json.dumps(r) + "\n" for r in records).encode())
+    write_atomic(out / RESULT_FILE, (json.dumps(result, indent=2) + "\n").encode())
+    run.checkpoint.unlink(missing_ok=True)
+    return result
+
+
+def _test_record(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: result[key] for key in ("file_bytes", "decoded_error_percent", "seed")}
+
+
+def _check_equal_bits(written: dict[str, Tensor], read: dict[str, Tensor], path: Path) -> None:
+    for name, tensor in written.items():
+        if not torch.equal(tensor.view(torch.uint8), read[name].view(torch.uint8)):
+            raise MismatchError(f"{path}: {name} was read back with other bits")

@@ -1,0 +1,268 @@
+"""How a parameter becomes constrained while its module, its name and its Parameter stay.
+
+``module.__class__`` is swapped for a cached subclass on which the parameter's name is a property:
+every read gives the relaxed tensor, whoever reads it. The Parameter stays in ``_parameters`` under
+its own name, so optimizers, checkpoints and tied weights see what they saw before. Beside it stand
+``<name>_log_gaps`` (the codebook), whatever the relaxation trains, and once frozen
+``<name>_symbols``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ectorch.codebook import Codebook, CodebookKind, initial_log_gaps
+from ectorch.relaxation import Relaxation
+
+_LOG_GAPS = "log_gaps"
+_SYMBOLS = "symbols"
+_CONSTRAINTS = "_ectorch_constraints"
+_DELTA = 1e-4  # smallest variance of an output, relative to the mean variance of its layer
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """The settings of one constrained parameter; its tensors are the module's.
+
+    Attributes:
+        relaxation: None rounds to float16 and has no rate.
+        extra: names of what the relaxation trains beside the parameter.
+    """
+
+    relaxation: Relaxation | None
+    forward: str = "nearest"
+    codebook: CodebookKind = "grid"
+    levels: int = 2
+    alpha_scale: float = 1.0
+    extra: tuple[str, ...] = ()
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Suffixes of the tensors that may stand beside the parameter."""
+        return () if self.relaxation is None else (_LOG_GAPS, _SYMBOLS, *self.extra)
+
+
+def constraints(module: nn.Module) -> dict[str, Constraint]:
+    """The constrained parameters of ``module`` itself, by name."""
+    found: dict[str, Constraint] = module.__dict__.get(_CONSTRAINTS, {})
+    return found
+
+
+def constrain(module: nn.Module, name: str, constraint: Constraint) -> None:
+    """Constrain ``module``'s own parameter ``name``, starting from its present values."""
+    weight = module._parameters[name]
+    assert weight is not None
+    if constraint.relaxation is not None:
+        log_gaps = initial_log_gaps(constraint.codebook, weight, constraint.levels)
+        log_gaps = nn.Parameter(log_gaps.to(weight.dtype))
+        module.register_parameter(f"{name}_{_LOG_GAPS}", log_gaps)
+        codebook = Codebook.from_log_gaps(log_gaps.detach(), constraint.levels)
+        extra = constraint.relaxation.extra_variables(weight.detach(), codebook)
+        for suffix, value in extra.items():
+            module.register_parameter(f"{name}_{suffix}", nn.Parameter(value))
+        constraint = replace(constraint, extra=tuple(extra))
+    _set_constraints(module, {**constraints(module), name: constraint})
+
+
+def tie(module: nn.Module, name: str, other: nn.Module, other_name: str) -> None:
+    """Constrain ``module.name`` as ``other.other_name``, whose Parameter it shares, is."""
+    constraint = constraints(other)[other_name]
+    for suffix in constraint.added:
+        shared = other._parameters.get(f"{other_name}_{suffix}")
+        if shared is not None:
+            module.register_parameter(f"{name}_{suffix}", shared)
+    _set_constraints(module, {**constraints(module), name: constraint})
+
+
+def codebook(module: nn.Module, name: str) -> Codebook:
+    """The present codebook of a constrained parameter; differentiable."""
+    log_gaps = module._parameters[f"{name}_{_LOG_GAPS}"]
+    assert log_gaps is not None
+    return Codebook.from_log_gaps(log_gaps, constraints(module)[name].levels)
+
+
+def variables(module: nn.Module, name: str) -> dict[str, Tensor]:
+    """What the relaxation of a parameter trains; "weight" is the Parameter itself."""
+    constraint = constraints(module)[name]
+    tensors = {"weight": module._parameters[name]}
+    tensors |= {suffix: module._parameters[f"{name}_{suffix}"] for suffix in constraint.extra}
+    return {suffix: tensor for suffix, tensor in tensors.items() if tensor is not None}
+
+
+def frozen_symbols(module: nn.Module, name: str) -> Tensor | None:
+    """The symbols of a parameter that `freeze` fixed, else None."""
+    return module._buffers.get(f"{name}_{_SYMBOLS}")
+
+
+def freeze(module: nn.Module, name: str) -> None:
+    """Fix the hard decision; the codebook goes on training."""
+    constraint = constraints(module)[name]
+    if constraint.relaxation is None or frozen_symbols(module, name) is not None:
+        return
+    symbols = constraint.relaxation.symbols(variables(module, name), codebook(module, name))
+    module.register_buffer(f"{name}_{_SYMBOLS}", symbols.to(torch.int32))
+    for tensor in variables(module, name).values():
+        tensor.requires_grad_(False)
+
+
+def relaxed(module: nn.Module, name: str) -> Tensor:
+    """What a read of the parameter gives: the hard tensor, or a random one while training so."""
+    constraint = constraints(module)[name]
+    if constraint.relaxation is None:
+        return _round_to_half(variables(module, name)["weight"])
+    book = codebook(module, name)
+    symbols = frozen_symbols(module, name)
+    if symbols is not None:
+        return book.dequantize(symbols)
+    if module.training and constraint.forward != "nearest":
+        return constraint.relaxation.sampled(variables(module, name), book)
+    return constraint.relaxation.nearest(variables(module, name), book)
+
+
+@torch.no_grad()
+def hard(module: nn.Module, name: str) -> Tensor:
+    """The discrete tensor that `release` leaves: exactly codebook values, zero as +0.0."""
+    constraint = constraints(module)[name]
+    if constraint.relaxation is None:
+        return _round_to_half(variables(module, name)["weight"])
+    book = codebook(module, name)
+    symbols = frozen_symbols(module, name)
+    if symbols is None:
+        symbols = constraint.relaxation.symbols(variables(module, name), book)
+    return book.dequantize(symbols)
+
+
+def release(module: nn.Module) -> None:
+    """Make a plain module again, of its own class, that holds the discrete tensors."""
+    for name, constraint in constraints(module).items():
+        weight = module._parameters[name]
+        assert weight is not None
+        weight.data = hard(module, name).to(weight.dtype)
+        weight.requires_grad_(True)
+        for suffix in constraint.added:
+            module._parameters.pop(f"{name}_{suffix}", None)
+            module._buffers.pop(f"{name}_{suffix}", None)
+    _set_constraints(module, {})
+
+
+def _set_constraints(module: nn.Module, new: dict[str, Constraint]) -> None:
+    base = getattr(type(module), "_ectorch_base", type(module))
+    module.__dict__.pop(_CONSTRAINTS, None)
+    if new:
+        module.__dict__[_CONSTRAINTS] = new
+    module.__class__ = _constrained_class(base, tuple(sorted(new))) if new else base
+
+
+def _constrained_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
+    """The subclass of ``base`` whose parameters ``names`` read as their relaxed tensors."""
+    if (base, names) in _CLASSES:
+        return _CLASSES[base, names]
+    namespace: dict[str, Any] = {
+        "_ectorch_base": base,
+        "__module__": base.__module__,
+        "__reduce_ex__": lambda self, protocol: (_rebuild, (base, names), self.__dict__),
+        "_load_from_state_dict": _load_from_state_dict,
+    }
+    for name in names:
+        namespace[name] = property(partial(relaxed, name=name))
+    multiply = _MULTIPLY.get(base.forward)
+    if multiply is not None:
+        namespace["forward"] = _moments_forward(base.forward, multiply)
+    kind = type(f"Constrained{base.__name__}", (base,), namespace)
+    return _CLASSES.setdefault((base, names), kind)
+
+
+_CLASSES: dict[tuple[type[nn.Module], tuple[str, ...]], type[nn.Module]] = {}
+
+
+def _rebuild(base: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
+    kind = _constrained_class(base, names)
+    return kind.__new__(kind)
+
+
+def _moments_forward(plain: Callable[..., Tensor], multiply: Callable[..., Tensor]) -> Any:
+    """Local reparametrisation (Kingma et al., 2015): noise on outputs in place of on weights."""
+
+    def forward(self: nn.Module, input: Tensor) -> Tensor:
+        constraint = constraints(self).get("weight")
+        relaxation = constraint.relaxation if constraint is not None else None
+        if not self.training or relaxation is None or frozen_symbols(self, "weight") is not None:
+            return plain(self, input)
+        assert constraint is not None
+        if constraint.forward != "moments":
+            return plain(self, input)
+        mean, variance = relaxation.moments(variables(self, "weight"), codebook(self, "weight"))
+        output = multiply(self, input, mean, self.bias)
+        spread = multiply(self, input.square(), variance, None)
+        floor = _DELTA * spread.detach().mean() + torch.finfo(spread.dtype).tiny
+        return output + torch.randn_like(output) * torch.maximum(spread, floor).sqrt()
+
+    return forward
+
+
+def _convolve(module: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    output: Tensor = module._conv_forward(input, weight, bias)
+    return output
+
+
+def _multiply(module: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(input, weight, bias)
+
+
+_MULTIPLY: dict[Any, Callable[..., Tensor]] = {
+    nn.Linear.forward: _multiply,
+    **{kind.forward: _convolve for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)},
+}
+
+
+def _load_from_state_dict(
+    self: nn.Module,
+    state_dict: dict[str, Any],
+    prefix: str,
+    local_metadata: dict[str, Any],
+    strict: bool,
+    missing_keys: list[str],
+    unexpected_keys: list[str],
+    error_msgs: list[str],
+) -> None:
+    """A plain checkpoint fits: what it lacks starts from the weights it brings."""
+    for name in constraints(self):
+        symbols = f"{name}_{_SYMBOLS}"
+        if prefix + symbols in state_dict and symbols not in self._buffers:
+            self.register_buffer(symbols, torch.empty_like(state_dict[prefix + symbols]))
+    type(self)._ectorch_base._load_from_state_dict(  # type: ignore[attr-defined]
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    )
+    for name, constraint in constraints(self).items():
+        if constraint.relaxation is None or f"{prefix}{name}" not in state_dict:
+            continue
+        absent = [s for s in constraint.added if f"{prefix}{name}_{s}" in missing_keys]
+        for suffix in absent:
+            missing_keys.remove(f"{prefix}{name}_{suffix}")
+        if absent:
+            _restart(self, name, constraint)
+
+
+@torch.no_grad()
+def _restart(module: nn.Module, name: str, constraint: Constraint) -> None:
+    """Start the codebook and the relaxation's variables from the present weight."""
+    assert constraint.relaxation is not None
+    weight = variables(module, name)["weight"].detach()
+    log_gaps = module._parameters[f"{name}_{_LOG_GAPS}"]
+    assert log_gaps is not None
+    log_gaps.copy_(initial_log_gaps(constraint.codebook, weight, constraint.levels))
+    fresh = constraint.relaxation.extra_variables(weight, codebook(module, name))
+    for suffix, value in fresh.items():
+        variables(module, name)[suffix].copy_(value)
+    module._buffers.pop(f"{name}_{_SYMBOLS}", None)
+
+
+def _round_to_half(weight: Tensor) -> Tensor:
+    return weight + (weight.half().to(weight.dtype) - weight).detach()

@@ -1,0 +1,201 @@
+"""`prepare` a network, train it with `penalty`, `convert` it: PyTorch's own words of QAT."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.parametrize import is_parametrized
+
+from ectorch import layers
+from ectorch.config import Config
+from ectorch.errors import ConfigError, UnsupportedLayerError
+from ectorch.layers import Constraint
+
+_CODEBOOK_LR_SCALE = 0.1  # codebooks that move fast collapse
+
+
+def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
+    """Constrain the parameters that ``config`` names, in place, starting from their values.
+
+    Names, Parameters and plain checkpoints stay what they were; ``<name>_log_gaps`` joins the
+    state dict. Build the optimizer from `param_groups` afterwards.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        ConfigError: when a pattern matches nothing, or a parameter is constrained already.
+        UnsupportedLayerError: for a lazy, scripted, parametrized or non-float parameter. Nothing
+            was changed then.
+
+    >>> net = prepare(nn.Sequential(nn.Linear(4, 3)), Config(levels=3))
+    >>> net[0].weight.unique().numel() <= 3
+    True
+    """
+    config = config or Config()
+    chosen: list[tuple[nn.Module, str, Config]] = []
+    unmatched = set(config.patterns())
+    for module_name, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            full_name = f"{module_name}.{name}" if module_name else name
+            unmatched -= {
+                p for p in unmatched if fnmatchcase(full_name, p) or fnmatchcase(module_name, p)
+            }
+            own = config.for_parameter(module_name, module, name)
+            if own is not None and parameter is not None:
+                _check(full_name, module, name, parameter)
+                chosen.append((module, name, own))
+    if unmatched:
+        raise ConfigError(f"no parameter matches {', '.join(sorted(map(repr, unmatched)))}")
+    if not chosen:
+        raise ConfigError(f"{type(model).__name__} has no parameter that the config includes")
+    first: dict[int, tuple[nn.Module, str]] = {}
+    for module, name, own in chosen:
+        holder = first.setdefault(id(module._parameters[name]), (module, name))
+        if holder == (module, name):
+            layers.constrain(module, name, _constraint(name, own))
+        else:
+            layers.tie(module, name, *holder)
+    return model
+
+
+def param_groups(
+    model: nn.Module, lr: float, weight_decay: float = 0.0, codebook_lr: float | None = None
+) -> list[dict[str, Any]]:
+    """Groups for any torch optimizer.
+
+    Args:
+        lr: of the weights, in the network's own units, and of all other parameters.
+        weight_decay: of parameters that are not constrained; constrained ones have none.
+        codebook_lr: of the log gaps, in relative units; ``lr / 10`` if not given.
+
+    Returns:
+        groups named "constrained", "codebook" and "float".
+    """
+    constrained: dict[int, Tensor] = {}
+    books: dict[int, Tensor] = {}
+    for module, name, _ in _constrained(model):
+        constrained |= {id(t): t for t in layers.variables(module, name).values()}
+        log_gaps = module._parameters.get(f"{name}_log_gaps")
+        if log_gaps is not None:
+            books[id(log_gaps)] = log_gaps
+    special = constrained.keys() | books.keys()
+    plain = [p for p in model.parameters() if id(p) not in special]
+    book_lr = _CODEBOOK_LR_SCALE * lr if codebook_lr is None else codebook_lr
+    groups: list[dict[str, Any]] = [
+        {"name": "constrained", "params": [*constrained.values()], "lr": lr, "weight_decay": 0.0},
+        {"name": "codebook", "params": [*books.values()], "lr": book_lr, "weight_decay": 0.0},
+        {"name": "float", "params": plain, "lr": lr, "weight_decay": weight_decay},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def penalty(model: nn.Module, alpha: float, examples: int) -> Tensor:
+    """The entropy term of the objective, in nats an example, to add to a mean loss.
+
+        penalty = alpha * (ln 2 / examples) * sum of the constrained parameters' relaxed bits
+
+    so that ``alpha = 1`` is the two-part MDL code: a bit of a weight weighs as much as a bit of a
+    label. A tied parameter counts once; a frozen one does not count.
+
+    Args:
+        alpha: 0 or more, no unit.
+        examples: N of the training set (for sequence models, predicted tokens).
+
+    Returns:
+        () float32, differentiable.
+
+    Raises:
+        ConfigError: when the model has not been prepared.
+    """
+    charged = [
+        constraint.alpha_scale
+        * constraint.relaxation.rate_bits(
+            layers.variables(module, name), layers.codebook(module, name)
+        )
+        for module, name, constraint in _constrained(model)
+        if constraint.relaxation is not None and layers.frozen_symbols(module, name) is None
+    ]
+    if not charged and not any(True for _ in _constrained(model)):
+        raise ConfigError(f"{type(model).__name__} is not prepared: call ectorch.prepare first")
+    bits = torch.stack(charged).sum() if charged else torch.zeros(())
+    return (alpha * math.log(2) / examples * bits).float()
+
+
+def freeze_symbols(model: nn.Module) -> nn.Module:
+    """Harden in place: symbols are fixed, codebooks and float parameters go on training."""
+    for module, name, _ in _constrained(model):
+        layers.freeze(module, name)
+    return model
+
+
+def convert(model: nn.Module) -> nn.Module:
+    """Make plain modules of their own classes again, whose weights are exactly codebook values.
+
+    Zeros are +0.0. In place; the state dict has the keys it had before `prepare`.
+
+    Returns:
+        ``model``.
+    """
+    for module in model.modules():
+        if layers.constraints(module):
+            layers.release(module)
+    return model
+
+
+def discrete_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict that ``model`` would have after `convert`; the model is left as it is."""
+    state = {name: value for name, value in model.state_dict().items() if torch.is_tensor(value)}
+    for module_name, module in model.named_modules(remove_duplicate=False):
+        prefix = f"{module_name}." if module_name else ""
+        for name, constraint in layers.constraints(module).items():
+            state[prefix + name] = layers.hard(module, name)
+            for suffix in constraint.added:
+                state.pop(f"{prefix}{name}_{suffix}", None)
+    return state
+
+
+def _constrained(model: nn.Module) -> Iterator[tuple[nn.Module, str, Constraint]]:
+    """Every constrained parameter once, tied ones at their first place."""
+    seen: set[int] = set()
+    for module in model.modules():
+        for name, constraint in layers.constraints(module).items():
+            if id(module._parameters[name]) not in seen:
+                seen.add(id(module._parameters[name]))
+                yield module, name, constraint
+
+
+def _constraint(name: str, config: Config) -> Constraint:
+    if name != "bias":
+        relaxation = config.make_relaxation()
+        return Constraint(
+            relaxation, config.forward, config.codebook, config.levels, config.alpha_scale
+        )
+    if config.bias == "float16":
+        return Constraint(None)
+    return Constraint(
+        config.make_relaxation(), levels=config.bias_levels, alpha_scale=config.alpha_scale
+    )
+
+
+def _check(full_name: str, module: nn.Module, name: str, parameter: Tensor) -> None:
+    kind = type(module).__name__
+    if name in layers.constraints(module):
+        raise ConfigError(f"{full_name} ({kind}) is constrained already: convert it first")
+    if isinstance(parameter, UninitializedParameter):
+        raise UnsupportedLayerError(f"{full_name} ({kind}) is lazy: run one batch, then prepare")
+    if is_parametrized(module):
+        raise UnsupportedLayerError(
+            f"{full_name} ({kind}) is parametrized: torch.nn.utils.parametrize."
+            "remove_parametrizations, then prepare, or exclude it"
+        )
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UnsupportedLayerError(f"{full_name} ({kind}) is scripted: prepare, then script")
+    if not parameter.is_floating_point():
+        raise UnsupportedLayerError(f"{full_name} ({kind}) is {parameter.dtype}, expected floats")
