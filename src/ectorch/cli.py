@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train networks under an entropy constraint and store them as tiny .ect files.",
 )
-_out = Console()
+_tables = Console(width=None if sys.stdout.isatty() else 120)
 
 EctFile = Annotated[Path, typer.Argument(help="an .ect file", show_default=False)]
 MaxDecoded = Annotated[int, typer.Option(help="refuse files that decode to more bytes than this")]
@@ -74,12 +74,12 @@ def train(
         with _stop_on_signal() as should_stop, _progress_bar() as show:
             result = run(chosen, folder, show, should_stop)
     except Interrupted:
-        _out.print(f"stopped; the same command goes on from {folder / 'checkpoint.pt'}")
+        typer.echo(f"stopped; the same command goes on from {folder / 'checkpoint.pt'}")
         raise typer.Exit(130) from None
     picture = folder / "report.png"
     plot_run(folder / MODEL_FILE, _numpy_tensors(folder / FLOAT_FILE), result, picture)
-    _out.print(result_table(result))
-    _out.print(f"file    {folder / MODEL_FILE}\npicture {picture}", highlight=False)
+    _tables.print(result_table(result))
+    typer.echo(f"file    {folder / MODEL_FILE}\npicture {picture}")
 
 
 @app.command()
@@ -93,7 +93,7 @@ def compress(
     tensors, metadata = _read_tensors(source)
     size = save_file(tensors, target, metadata)
     before = source.stat().st_size
-    _out.print(f"{source} {before:,} bytes -> {target} {size:,} bytes (x{before / size:.1f})")
+    typer.echo(f"{source} {before:,} bytes -> {target} {size:,} bytes (x{before / size:.1f})")
 
 
 @app.command()
@@ -112,7 +112,7 @@ def decompress(
     with safe_open(source, max_decoded_bytes) as file:
         data = safetensors.torch.save(tensors, file.metadata() or None)
     write_atomic(target, data)
-    _out.print(f"{source} {source.stat().st_size:,} bytes -> {target} {len(data):,} bytes")
+    typer.echo(f"{source} {source.stat().st_size:,} bytes -> {target} {len(data):,} bytes")
 
 
 @app.command()
@@ -121,9 +121,9 @@ def inspect(source: EctFile, max_decoded_bytes: MaxDecoded = DEFAULT_MAX_DECODED
     from ectorch.report.tables import inspect_table
 
     with Reader(source, max_decoded_bytes) as reader:
-        _out.print(inspect_table(reader))
+        _tables.print(inspect_table(reader))
         for key, value in reader.metadata.items():
-            _out.print(f"{key} = {value}", markup=False)
+            typer.echo(f"{key} = {value}")
 
 
 @app.command("eval")
@@ -153,9 +153,9 @@ def evaluate(
         "predictions_sha256": evaluation.predictions_sha256,
     }
     if as_json:
-        _out.print_json(json.dumps(record))
+        typer.echo(json.dumps(record, indent=2))
     else:
-        _out.print(
+        typer.echo(
             f"{name} in {record['file_bytes']:,} bytes: {evaluation.error_percent:.2f} % error on "
             f"{len(test):,} images of {data}"
         )
@@ -169,7 +169,7 @@ def verify(source: EctFile, max_decoded_bytes: MaxDecoded = DEFAULT_MAX_DECODED_
         for entry in reader:
             reader.read(entry.name)
         count = len(reader.entries)
-    _out.print(f"{source}: {count} tensors, {source.stat().st_size:,} bytes, intact")
+    typer.echo(f"{source}: {count} tensors, {source.stat().st_size:,} bytes, intact")
 
 
 @contextmanager
@@ -205,7 +205,9 @@ def _progress_bar() -> Iterator[Callable[[Progress], None]]:
         TextColumn("{task.fields[measured]}"),
         TimeRemainingColumn(),
     )
-    with Bar(*columns, console=_out, refresh_per_second=4, disable=not _out.is_terminal) as bar:
+    with Bar(
+        *columns, console=_tables, refresh_per_second=4, disable=not _tables.is_terminal
+    ) as bar:
         yield _Shower(bar)
 
 
@@ -221,7 +223,7 @@ class _Shower:
         ended = progress.step * progress.epochs % progress.steps == 0
         if self._bar.disable:
             if ended:
-                _out.print(f"{progress.stage} epoch {epoch} {_measured(progress)}", highlight=False)
+                typer.echo(f"{progress.stage} epoch {epoch} {_measured(progress)}")
             return
         if progress.stage not in self._tasks:
             self._tasks[progress.stage] = self._bar.add_task(

@@ -7,6 +7,7 @@ grid has one gap, its step.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -93,24 +94,26 @@ class Codebook:
         return self.values[symbols]
 
 
-def initial_log_gaps(kind: CodebookKind, weight: Tensor, levels: int) -> Tensor:
+def initial_log_gaps(
+    kind: CodebookKind, weight: Tensor, levels: int, reach: float = math.inf
+) -> Tensor:
     """Log gaps of a codebook that suits ``weight``, for `Codebook.from_log_gaps`.
 
     Args:
         weight: any shape, floating point.
         levels: number of values, zero included; at least 2.
+        reach: steps of a grid from zero to the weight farthest from it, at most to its last level.
 
     Returns:
-        (1,) for "grid", whose outermost level is the weight farthest from zero; (levels - 1,) for
-        "kmeans" (Lloyd's algorithm with the zero pinned) and "quantile" (equally many weights on
-        every level of a sign).
+        (1,) for "grid"; (levels - 1,) for "kmeans" (Lloyd's algorithm with the zero pinned) and
+        "quantile" (equally many weights on every level of a sign).
     """
     flat = weight.detach().reshape(-1)
     flat = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
     zero = zero_index(levels)
     if kind == "grid":
-        reach = flat.abs().max() if flat.numel() else flat.new_ones(())
-        return (reach / max(levels - 1 - zero, 1)).clamp(min=_MIN_GAP).log().reshape(1)
+        farthest = flat.abs().max() if flat.numel() else flat.new_ones(())
+        return (farthest / min(reach, levels - 1 - zero)).clamp(min=_MIN_GAP).log().reshape(1)
     values = _quantile_values(flat, levels, zero)
     if kind == "kmeans":
         values = _kmeans_values(flat, values, zero)

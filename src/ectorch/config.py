@@ -35,14 +35,17 @@ class Config:
             at random, or for Linear and Conv "moments" (mean and variance of the layer's output;
             other modules get "sampled"). In eval mode the network is always the hard one.
         codebook: "grid" (one learned step), or free values that start at "kmeans" or "quantile".
+        reach: steps of a grid from zero to the farthest weight when training starts. Coarse steps
+            are what makes networks sparse (the range has no limit: levels beyond are free for
+            weights that grow); for plain quantisation give half of ``levels``.
         bias: every parameter called ``bias``: "float32" leaves it, "float16" rounds it, "grid"
             constrains it with ``bias_levels`` on a grid, nearest.
         bias_levels: see ``bias``.
         include: module types whose weight and bias are constrained, and patterns of parameters.
         exclude: module types and patterns that stay as they are.
         overrides: pattern -> fields of this class for what matches, in order: ``levels``,
-            ``relaxation``, ``forward``, ``codebook``, ``bias``, ``bias_levels``, ``alpha_scale``,
-            and ``keep_float``.
+            ``relaxation``, ``forward``, ``codebook``, ``reach``, ``bias``, ``bias_levels``,
+            ``alpha_scale`` and ``keep_float``.
         alpha_scale: factor of ``alpha`` for these parameters.
         keep_float: leave these parameters as they are.
 
@@ -54,6 +57,7 @@ class Config:
     relaxation: str | Relaxation = "bracket"
     forward: Forward = "nearest"
     codebook: CodebookKind = "grid"
+    reach: float = 3.0
     bias: BiasFormat = "float32"
     bias_levels: int = 65
     include: tuple[Selector, ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -77,6 +81,8 @@ class Config:
             raise ConfigError(
                 f"relaxation = {self.relaxation!r}: expected one of {tuple(RELAXATIONS)}"
             )
+        if not self.reach > 0:
+            raise ConfigError(f"reach = {self.reach}: expected more than 0")
         if self.alpha_scale < 0:
             raise ConfigError(f"alpha_scale = {self.alpha_scale}: expected 0 or more")
         for pattern, changes in self.overrides.items():

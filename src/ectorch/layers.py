@@ -9,6 +9,7 @@ its own name, so optimizers, checkpoints and tied weights see what they saw befo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,6 +41,7 @@ class Constraint:
     forward: str = "nearest"
     codebook: CodebookKind = "grid"
     levels: int = 2
+    reach: float = math.inf
     alpha_scale: float = 1.0
     extra: tuple[str, ...] = ()
 
@@ -60,7 +62,7 @@ def constrain(module: nn.Module, name: str, constraint: Constraint) -> None:
     weight = module._parameters[name]
     assert weight is not None
     if constraint.relaxation is not None:
-        log_gaps = initial_log_gaps(constraint.codebook, weight, constraint.levels)
+        log_gaps = _initial_log_gaps(constraint, weight)
         log_gaps = nn.Parameter(log_gaps.to(weight.dtype))
         module.register_parameter(f"{name}_{_LOG_GAPS}", log_gaps)
         codebook = Codebook.from_log_gaps(log_gaps.detach(), constraint.levels)
@@ -137,6 +139,15 @@ def hard(module: nn.Module, name: str) -> Tensor:
     if symbols is None:
         symbols = constraint.relaxation.symbols(variables(module, name), book)
     return book.dequantize(symbols)
+
+
+@torch.no_grad()
+def mean(module: nn.Module, name: str) -> Tensor:
+    """The expected tensor of the relaxation; once frozen, or without one, the hard tensor."""
+    relaxation = constraints(module)[name].relaxation
+    if relaxation is None or frozen_symbols(module, name) is not None:
+        return hard(module, name)
+    return relaxation.moments(variables(module, name), codebook(module, name))[0]
 
 
 def release(module: nn.Module) -> None:
@@ -257,11 +268,15 @@ def _restart(module: nn.Module, name: str, constraint: Constraint) -> None:
     weight = variables(module, name)["weight"].detach()
     log_gaps = module._parameters[f"{name}_{_LOG_GAPS}"]
     assert log_gaps is not None
-    log_gaps.copy_(initial_log_gaps(constraint.codebook, weight, constraint.levels))
+    log_gaps.copy_(_initial_log_gaps(constraint, weight))
     fresh = constraint.relaxation.extra_variables(weight, codebook(module, name))
     for suffix, value in fresh.items():
         variables(module, name)[suffix].copy_(value)
     module._buffers.pop(f"{name}_{_SYMBOLS}", None)
+
+
+def _initial_log_gaps(constraint: Constraint, weight: Tensor) -> Tensor:
+    return initial_log_gaps(constraint.codebook, weight, constraint.levels, constraint.reach)
 
 
 def _round_to_half(weight: Tensor) -> Tensor:

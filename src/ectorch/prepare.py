@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -151,11 +151,22 @@ def convert(model: nn.Module) -> nn.Module:
 
 def discrete_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state dict that ``model`` would have after `convert`; the model is left as it is."""
+    return _plain_state_dict(model, layers.hard)
+
+
+def mean_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict of the soft network, whose weights are the relaxation's expectations."""
+    return _plain_state_dict(model, layers.mean)
+
+
+def _plain_state_dict(
+    model: nn.Module, read: Callable[[nn.Module, str], Tensor]
+) -> dict[str, Tensor]:
     state = {name: value for name, value in model.state_dict().items() if torch.is_tensor(value)}
     for module_name, module in model.named_modules(remove_duplicate=False):
         prefix = f"{module_name}." if module_name else ""
         for name, constraint in layers.constraints(module).items():
-            state[prefix + name] = layers.hard(module, name)
+            state[prefix + name] = read(module, name)
             for suffix in constraint.added:
                 state.pop(f"{prefix}{name}_{suffix}", None)
     return state
@@ -175,7 +186,12 @@ def _constraint(name: str, config: Config) -> Constraint:
     if name != "bias":
         relaxation = config.make_relaxation()
         return Constraint(
-            relaxation, config.forward, config.codebook, config.levels, config.alpha_scale
+            relaxation,
+            config.forward,
+            config.codebook,
+            config.levels,
+            config.reach,
+            config.alpha_scale,
         )
     if config.bias == "float16":
         return Constraint(None)

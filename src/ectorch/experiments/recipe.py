@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -20,7 +21,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_STRICT = ConfigDict(extra="forbid", strict=True)
+_STRICT = ConfigDict(extra="forbid", strict=True)  # as JSON: a table may be a dataclass
 _Count = Annotated[int, Field(ge=0)]
 _Positive = Annotated[float, Field(gt=0)]
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -120,7 +121,7 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
         RecipeError: naming the key.
     """
     try:
-        recipe = TypeAdapter(Recipe).validate_python(dict(table))
+        recipe = TypeAdapter(Recipe).validate_json(json.dumps(table, default=str))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

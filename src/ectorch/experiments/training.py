@@ -29,6 +29,7 @@ from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
 from ectorch.prepare import (
     convert,
     freeze_symbols,
+    mean_state_dict,
     param_groups,
     penalty,
     prepare,
@@ -58,7 +59,7 @@ class Progress:
         error_percent: of the hard network on held-out images (``held_out``), or else on training
             images; None before the first epoch has ended.
         rate_bytes: estimated file size of the hard network; None while it is float.
-        gap_percent: error of the network as trained (relaxed) minus that of the hard one.
+        gap_percent: error of the soft network (expected weights) minus that of the hard one.
     """
 
     stage: str
@@ -232,9 +233,12 @@ class _Run:
         self.state.loss_steps += 1
 
     def _end_epoch(self, epoch: int) -> None:
-        relaxed = evaluate(self.model.train(), self.monitored).error_percent
-        hard = evaluate(self.model.eval(), self.monitored).error_percent
         constrained = STAGES[self.state.stage] != "pretrain"
+        hard = evaluate(self.model.eval(), self.monitored).error_percent
+        with torch.device("meta"):  # no initial values: they would draw random numbers
+            soft_network = NETWORKS[self.recipe.network]().eval()
+        soft_network.load_state_dict(mean_state_dict(self.model), assign=True)
+        soft = evaluate(soft_network, self.monitored).error_percent
         record = {
             "stage": STAGES[self.state.stage],
             "epoch": epoch + 1,
@@ -242,7 +246,7 @@ class _Run:
             "held_out": self.held_out,
             "error_percent": hard,
             "rate_bytes": rate_bits(self.model) / 8 if constrained else None,
-            "gap_percent": relaxed - hard if constrained else None,
+            "gap_percent": soft - hard if constrained else None,
         }
         self.state.epochs.append(record)
 

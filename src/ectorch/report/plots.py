@@ -12,7 +12,6 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
 
 from ectorch.bitstream import Reader, load_file
 
@@ -62,7 +61,6 @@ def _draw_weights(axis: Axes, name: str, before: np.ndarray, after: np.ndarray) 
     axis.set_ylim(0.3 / len(after), 2)
     axis.set_title(f"{name}: {np.mean(after == 0):.1%} zero", fontsize=9)
     axis.set_xlabel("value")
-    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
 def _draw_bytes(axis: Axes, reader: Reader) -> None:

@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+
+from ectorch.errors import RecipeError
+from ectorch.experiments.recipe import parse_recipe, read_recipe
+
+ROOT = Path(__file__).parents[2]
+TABLE = {
+    "name": "x",
+    "network": "lenet-300-100",
+    "data": "digits",
+    "pretrain": {"epochs": 1},
+    "constrain": {"epochs": 1, "config": {"levels": 9}},
+}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*/*.toml")), ids=str)
+def test_every_recipe_of_the_project_reads(path):
+    assert read_recipe(path).constraint_config().levels >= 2
+
+
+def test_changes_replace_values_by_their_dotted_key():
+    recipe = read_recipe(
+        ROOT / "recipes/lenet-300-100/recipe.toml", {"seed": 7, "constrain.alpha": 2.5}
+    )
+    assert (recipe.seed, recipe.constrain.alpha) == (7, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"colour": 1}, "colour: unknown key"),
+        ({"constrain": {"epochs": 1, "alhpa": 1.0}}, "constrain.alhpa: unknown key"),
+        ({"constrain": {"epochs": 1, "config": {"level": 3}}}, "config.level: unknown key"),
+        ({"constrain": {"epochs": 1, "config": {"levels": 1}}}, "levels = 1"),
+        ({"constrain": {"epochs": 1, "config": {"levels": "x"}}}, "constrain.config"),
+        ({"pretrain": {"epochs": "many"}}, "pretrain.epochs"),
+        ({"pretrain": {"epochs": -1}}, "pretrain.epochs"),
+        ({"pretrain": {}}, "pretrain.epochs"),
+        ({"network": "resnet-9000"}, "resnet-9000"),
+        ({"data": "imagenet"}, "imagenet"),
+        ({"threads": 0}, "threads"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_by_key(change, said):
+    with pytest.raises(RecipeError, match=said.replace(".", r"\.")):
+        parse_recipe(TABLE | change)
+
+
+def test_a_recipe_that_is_no_toml_is_named(tmp_path):
+    path = tmp_path / "broken.toml"
+    path.write_text("name = ")
+    with pytest.raises(RecipeError, match=r"broken\.toml"):
+        read_recipe(path)
+    with pytest.raises(RecipeError, match=r"absent\.toml"):
+        read_recipe(tmp_path / "absent.toml")

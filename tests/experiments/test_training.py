@@ -1,0 +1,124 @@
+import json
+
+import pytest
+import torch
+
+import ectorch as ec
+from ectorch.errors import TrainingError
+from ectorch.experiments.evaluation import evaluate
+from ectorch.experiments.networks import NETWORKS, identify
+from ectorch.experiments.recipe import parse_recipe
+from ectorch.experiments.training import Interrupted, train
+
+TABLE = {
+    "name": "small",
+    "network": "lenet-300-100",
+    "data": "digits",
+    "threads": 1,
+    "holdout": 200,
+    "pretrain": {"epochs": 2, "batch": 100},
+    "constrain": {
+        "epochs": 3,
+        "batch": 100,
+        "alpha": 0.05,
+        "config": {"bias": "grid", "forward": "sampled"},
+    },
+    "finetune": {"epochs": 1, "batch": 100, "lr": 1e-4},
+}
+STEPS = {"pretrain": 26, "constrain": 39, "finetune": 13}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished")
+    return out, train(parse_recipe(TABLE), out)
+
+
+def test_a_run_writes_a_small_file_that_still_knows_its_digits(finished):
+    out, result = finished
+    assert result["file_bytes"] == (out / "model.ect").stat().st_size < result["float_bytes"] / 10
+    assert result["decoded_error_percent"] < 15
+    assert abs(result["estimate_bytes"] - result["file_bytes"]) < result["file_bytes"] / 100 + 64
+    assert json.loads((out / "result.json").read_text()) == result
+    assert result["mdl_bytes"] == result["labels_bytes"] + result["file_bytes"]
+
+
+def test_the_test_set_is_looked_at_once_and_that_is_logged(finished):
+    out, result = finished
+    records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [r["stage"] for r in records if "stage" in r] == ["pretrain"] * 2 + ["constrain"] * 3 + [
+        "finetune"
+    ]
+    tests = [r for r in records if "test_evaluation" in r]
+    assert [t["decoded_error_percent"] for t in tests] == [result["decoded_error_percent"]]
+    assert all(r["held_out"] for r in records if "stage" in r)
+
+
+@pytest.mark.parametrize("stop", [5, 26, 40, 65, 70], ids=lambda n: f"after {n} steps")
+def test_an_interrupted_run_resumes_to_the_same_bytes(finished, tmp_path, stop):
+    steps = 0
+
+    def count(progress):
+        nonlocal steps
+        steps += 1
+
+    with pytest.raises(Interrupted):
+        train(parse_recipe(TABLE), tmp_path, count, lambda: steps == stop)
+    assert not (tmp_path / "model.ect").exists()
+    train(parse_recipe(TABLE), tmp_path, count)
+    assert steps == sum(STEPS.values())
+    assert (tmp_path / "model.ect").read_bytes() == (finished[0] / "model.ect").read_bytes()
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_finished_run_is_not_repeated(finished):
+    def fail(progress):
+        raise AssertionError("trained again")
+
+    out, result = finished
+    assert train(parse_recipe(TABLE), out, fail) == result
+
+
+def test_a_folder_of_another_recipe_is_refused(finished):
+    with pytest.raises(TrainingError, match=r"another recipe \(seed differ"):
+        train(parse_recipe(TABLE | {"seed": 1}), finished[0])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_writes_no_file(tmp_path):
+    diverging = TABLE | {"pretrain": {"epochs": 1, "lr": 1e30, "batch": 100}}
+    with pytest.raises(TrainingError, match=r"pretrain step \d+: the loss is (nan|inf); lower lr"):
+        train(parse_recipe(diverging), tmp_path)
+    assert not (tmp_path / "model.ect").exists()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_are_known_by_their_tensors(name):
+    model = NETWORKS[name]()
+    shapes = {key: tuple(t.shape) for key, t in model.state_dict().items()}
+    assert identify(shapes) == name
+    assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    parameters = sum(p.numel() for p in model.parameters())
+    assert parameters == {"lenet-300-100": 266_610, "lenet-5-caffe": 431_080}[name]
+
+
+def test_label_bits_are_the_code_length_of_the_labels():
+    from ectorch.experiments.data import Split
+
+    class Uniform(torch.nn.Module):
+        def forward(self, images):
+            return torch.zeros(len(images), 8)
+
+    split = Split(torch.zeros(2500, 1, 28, 28, dtype=torch.uint8), torch.zeros(2500).long())
+    result = evaluate(Uniform(), split)
+    assert result.label_bits == pytest.approx(3 * 2500)
+    assert result.error_percent == 0
+
+
+def test_the_decoded_file_is_the_network_of_the_run(finished):
+    out, result = finished
+    model = NETWORKS["lenet-300-100"]()
+    ec.load_model(model, out / "model.ect")
+    from ectorch.experiments.data import load
+
+    test = evaluate(model.eval(), load("digits").test)
+    assert test.predictions_sha256 == result["predictions_sha256"]

@@ -1,0 +1,183 @@
+import json
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file as load_safetensors
+from safetensors.torch import save_file as save_safetensors
+
+import ectorch as ec
+from ectorch import cli
+
+RECIPE = """
+name = "tiny"
+network = "lenet-300-100"
+data = "digits"
+threads = 1
+[pretrain]
+epochs = 1
+batch = 100
+[constrain]
+epochs = 1
+batch = 100
+[constrain.config]
+bias = "grid"
+"""
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command; give its exit code, output and errors."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ectorch", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stop.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
+def model(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "model.ect"
+    weights = torch.randint(-1, 2, (40, 50)) * 0.25
+    ec.save_file({"a.weight": weights, "a.bias": torch.randn(50)}, path)
+    return path
+
+
+def assert_one_clear_line(result, *words):
+    code, _, err = result
+    assert code == 2
+    assert err.startswith("ectorch: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+
+
+def test_train_writes_file_result_and_picture_and_prints_the_table(run, recipe, tmp_path):
+    out = tmp_path / "run"
+    code, text, _ = run("train", recipe, "--out", out)
+    assert code == 0
+    assert {p.name for p in out.iterdir()} == {
+        "model.ect",
+        "result.json",
+        "log.jsonl",
+        "float.safetensors",
+        "report.png",
+    }
+    result = json.loads((out / "result.json").read_text())
+    assert f"{result['file_bytes']:,}" in text
+    assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
+    code, text, _ = run("eval", out / "model.ect", "--data", "digits", "--json")
+    record = json.loads(text)
+    assert record["error_percent"] == result["decoded_error_percent"]
+    assert record["predictions_sha256"] == result["predictions_sha256"]
+    assert record["file_bytes"] == result["file_bytes"]
+
+
+def test_decompress_then_compress_gives_the_same_bytes(run, model, tmp_path):
+    plain, again = tmp_path / "plain.safetensors", tmp_path / "again.ect"
+    assert run("decompress", model, plain)[0] == 0
+    assert run("compress", plain, again)[0] == 0
+    assert again.read_bytes() == model.read_bytes()
+
+
+def test_metadata_survives_the_way_through_safetensors(run, tmp_path):
+    first, plain, again = (tmp_path / n for n in ("a.ect", "b.safetensors", "c.ect"))
+    ec.save_file({"x": torch.zeros(3)}, first, {"made": "by hand"})
+    run("decompress", first, plain)
+    run("compress", plain, again)
+    assert again.read_bytes() == first.read_bytes()
+    assert "made = by hand" in run("inspect", again)[1]
+
+
+def test_compress_reads_a_checkpoint_of_tensors(run, tmp_path):
+    tensors = {"w": torch.randn(5, 5), "n": torch.tensor(3)}
+    torch.save(tensors, tmp_path / "a.pt")
+    assert run("compress", tmp_path / "a.pt", tmp_path / "a.ect")[0] == 0
+    loaded = ec.load_file(tmp_path / "a.ect")
+    assert all(torch.equal(loaded[name], value) for name, value in tensors.items())
+
+
+def test_inspect_shows_every_tensor_and_the_whole_size(run, model):
+    code, text, _ = run("inspect", model)
+    assert code == 0
+    assert "a.weight" in text
+    assert "40x50" in text
+    assert f"{model.stat().st_size:,}" in text
+
+
+def test_verify_reads_it_all(run, model):
+    assert "2 tensors" in run("verify", model)[1]
+
+
+@pytest.mark.parametrize("command", ["verify", "inspect", "decompress", "eval"])
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (lambda data: data[:-9], ""),
+        (lambda data: data[:8] + bytes([data[8] ^ 4]) + data[9:], "checksum"),
+        (lambda data: b"", "no .ect file"),
+        (lambda data: b"ECT\x02" + data[4:], "upgrade"),
+        (lambda data: b"PK" + data, "no .ect file"),
+    ],
+    ids=["truncated", "flipped", "empty", "newer", "other"],
+)
+def test_a_bad_file_is_one_clear_line(run, model, tmp_path, command, damage, word):
+    model.write_bytes(damage(model.read_bytes()))
+    target = tmp_path / "plain.safetensors"
+    options = {"decompress": [target], "eval": ["--data", "digits"]}.get(command, [])
+    assert_one_clear_line(run(command, model, *options), "model.ect", word)
+    assert not target.exists()
+
+
+def test_a_file_that_decodes_to_too_much_is_refused(run, model):
+    assert_one_clear_line(run("verify", model, "--max-decoded-bytes", 100), "max_decoded_bytes=100")
+
+
+def test_absent_files_and_unknown_things_are_named(run, model, recipe, tmp_path):
+    assert_one_clear_line(run("verify", tmp_path / "absent.ect"), "absent.ect")
+    assert_one_clear_line(run("train", tmp_path / "absent.toml"), "absent.toml")
+    assert_one_clear_line(run("eval", model, "--data", "digits"), "a.weight", "no known network")
+    out = tmp_path / "run"
+    assert_one_clear_line(run("train", recipe, "--data", "nothing", "--out", out), "nothing")
+    recipe.write_text(RECIPE + "colour = 'red'\n")
+    assert_one_clear_line(run("train", recipe, "--out", out), "colour", "unknown key")
+    recipe.write_text(RECIPE + "include = ['fc9.*']\n")
+    assert_one_clear_line(run("train", recipe, "--out", out), "fc9.*")
+    recipe.write_text(RECIPE.replace("batch = 100", "batch = 100\nlr = 1e30", 1))
+    assert_one_clear_line(run("train", recipe, "--out", out), "pretrain step", "loss")
+    assert not (out / "model.ect").exists()
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pt"])
+def test_compress_refuses_what_holds_no_tensors(run, tmp_path, name):
+    (tmp_path / name).write_bytes(b"nonsense")
+    assert_one_clear_line(run("compress", tmp_path / name, tmp_path / "a.ect"), name)
+    assert not (tmp_path / "a.ect").exists()
+
+
+def test_eval_refuses_a_file_of_another_dtype(run, tmp_path):
+    from ectorch.experiments.networks import LeNet300100
+
+    path = tmp_path / "half.ect"
+    ec.save_file(LeNet300100().half(), path)
+    assert_one_clear_line(run("eval", path, "--data", "digits"), "fc1.bias", "float16", "float32")
+
+
+def test_decompressed_tensors_are_bit_equal(run, model, tmp_path):
+    run("decompress", model, tmp_path / "plain.safetensors")
+    plain, stored = load_safetensors(tmp_path / "plain.safetensors"), ec.load_file(model)
+    assert plain.keys() == stored.keys()
+    assert all(torch.equal(plain[name], stored[name]) for name in plain)
+    save_safetensors(plain, tmp_path / "copy.safetensors")
