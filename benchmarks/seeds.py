@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ectorch.experiments.recipe import read_recipe
-from ectorch.experiments.training import MODEL_FILE, train
+from ectorch.experiments.result import MODEL_FILE
+from ectorch.experiments.training import train
 
 KEPT = (
     "seed",

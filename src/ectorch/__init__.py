@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ectorch.config import Config
     from ectorch.errors import EctorchError, FormatError
-    from ectorch.prepare import convert, freeze_symbols, param_groups, penalty, prepare
+    from ectorch.network import convert, freeze_symbols, param_groups, penalty, prepare
     from ectorch.storage import (
         load,
         load_file,
@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "config": ("Config",),
     "errors": ("EctorchError", "FormatError"),
-    "prepare": ("convert", "freeze_symbols", "param_groups", "penalty", "prepare"),
+    "network": ("convert", "freeze_symbols", "param_groups", "penalty", "prepare"),
     "storage": (
         "load",
         "load_file",

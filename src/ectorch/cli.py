@@ -61,7 +61,8 @@ def train(
     Interrupt with Ctrl-C; the same command goes on where it stopped.
     """
     from ectorch.experiments.recipe import read_recipe
-    from ectorch.experiments.training import FLOAT_FILE, MODEL_FILE, Interrupted
+    from ectorch.experiments.result import FLOAT_FILE, MODEL_FILE
+    from ectorch.experiments.training import Interrupted
     from ectorch.experiments.training import train as run
     from ectorch.report.plots import plot_run
     from ectorch.report.tables import result_table

@@ -53,6 +53,8 @@ class Codebook:
             step = step + (step.bfloat16().to(step.dtype) - step).detach()
             index = torch.arange(-zero, levels - zero, dtype=gaps.dtype, device=gaps.device)
             return cls(index * step, zero, step)
+        # values stay distinct: a gap is never lost in the rounding of its sum
+        gaps = torch.maximum(gaps, 2 * torch.finfo(gaps.dtype).eps * gaps.detach().sum())
         below = -gaps[:zero].flip(0).cumsum(0).flip(0)
         return cls(torch.cat([below, gaps.new_zeros(1), gaps[zero:].cumsum(0)]), zero)
 
@@ -75,12 +77,16 @@ class Codebook:
             position = (weight / self.step.detach() + self.zero).clamp(0, self.levels - 1)
             lower = position.floor().clamp_(max=self.levels - 2)
             return lower.long(), position - lower
-        lower = (torch.bucketize(weight, values, right=True) - 1).clamp(0, self.levels - 2)
+        lower = torch.bucketize(weight.contiguous(), values, right=True) - 1
+        lower.clamp_(0, self.levels - 2)
         start = values[lower]
         return lower, ((weight - start) / (values[lower + 1] - start)).clamp(0, 1)
 
     def quantize(self, weight: Tensor) -> Tensor:
-        """Nearest level of each weight, int64; halfway goes to the even index as `torch.round`."""
+        """Nearest level of each weight, int64.
+
+        Halfway goes to the even multiple of a step as in `torch.round`, else to the lower value.
+        """
         if self.step is not None:
             index = (weight.detach() / self.step.detach()).round()
             return index.clamp_(-self.zero, self.levels - 1 - self.zero).long() + self.zero
@@ -111,8 +117,10 @@ def initial_log_gaps(
     flat = weight.detach().reshape(-1)
     flat = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
     zero = zero_index(levels)
+    if not flat.any():  # nothing tells the scale, and too fine a grid would hold the weights at 0
+        flat = torch.linspace(-1, 1, 2 * levels, dtype=flat.dtype, device=flat.device)
     if kind == "grid":
-        farthest = flat.abs().max() if flat.numel() else flat.new_ones(())
+        farthest = flat.abs().max()
         return (farthest / min(reach, levels - 1 - zero)).clamp(min=_MIN_GAP).log().reshape(1)
     values = _quantile_values(flat, levels, zero)
     if kind == "kmeans":
@@ -123,8 +131,7 @@ def initial_log_gaps(
 def _quantile_values(flat: Tensor, levels: int, zero: int) -> Tensor:
     def quantiles(side: Tensor, count: int) -> Tensor:
         if not side.numel():  # no weight of this sign: levels at the scale of the others
-            scale = flat.abs().mean().clamp(min=_MIN_GAP)
-            side = scale * torch.arange(1, count + 1, device=flat.device)
+            side = flat.abs().mean() * torch.arange(1, count + 1, device=flat.device)
         rank = (torch.arange(count, device=flat.device) + 0.5) / count * (len(side) - 1)
         return side.sort().values[rank.round().long()]
 
@@ -134,9 +141,9 @@ def _quantile_values(flat: Tensor, levels: int, zero: int) -> Tensor:
 
 
 def _kmeans_values(flat: Tensor, values: Tensor, zero: int) -> Tensor:
-    flat = flat.double().sort().values
+    dtype = values.dtype
+    flat, values = flat.double().sort().values, values.double()
     sums = torch.cat([flat.new_zeros(1), flat.cumsum(0)])
-    values = values.double()
     for _ in range(_KMEANS_ROUNDS):
         edges = torch.searchsorted(flat, (values[1:] + values[:-1]) / 2)
         edges = torch.cat([edges.new_zeros(1), edges, edges.new_full((1,), len(flat))])
@@ -144,4 +151,4 @@ def _kmeans_values(flat: Tensor, values: Tensor, zero: int) -> Tensor:
         means = (sums[edges[1:]] - sums[edges[:-1]]) / counts.clamp(min=1)
         values = torch.where(counts > 0, means, values)
         values[zero] = 0.0
-    return values.to(torch.get_default_dtype())
+    return values.to(dtype)

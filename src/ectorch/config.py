@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
@@ -10,6 +11,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from ectorch.codebook import CodebookKind
+from ectorch.entropy import LengthRule
 from ectorch.errors import ConfigError
 from ectorch.relaxation import Bracket, Relaxation
 
@@ -17,7 +19,7 @@ Forward = Literal["nearest", "sampled", "moments"]
 BiasFormat = Literal["float32", "float16", "grid"]
 Selector = str | type[nn.Module]
 
-RELAXATIONS: dict[str, type[Relaxation]] = {"bracket": Bracket}
+RELAXATIONS: dict[str, Callable[..., Relaxation]] = {"bracket": Bracket}
 _MAX_LEVELS = 1 << 16
 
 
@@ -35,6 +37,8 @@ class Config:
             at random, or for Linear and Conv "moments" (mean and variance of the layer's output;
             other modules get "sampled"). In eval mode the network is always the hard one.
         codebook: "grid" (one learned step), or free values that start at "kmeans" or "quantile".
+        lengths: how a relaxation that is given by name charges its levels, see
+            `ectorch.entropy.code_lengths`; None is its own default.
         reach: steps of a grid from zero to the farthest weight when training starts. Coarse steps
             are what makes networks sparse (the range has no limit: levels beyond are free for
             weights that grow); for plain quantisation give half of ``levels``.
@@ -44,8 +48,8 @@ class Config:
         include: module types whose weight and bias are constrained, and patterns of parameters.
         exclude: module types and patterns that stay as they are.
         overrides: pattern -> fields of this class for what matches, in order: ``levels``,
-            ``relaxation``, ``forward``, ``codebook``, ``reach``, ``bias``, ``bias_levels``,
-            ``alpha_scale`` and ``keep_float``.
+            ``relaxation``, ``lengths``, ``forward``, ``codebook``, ``reach``, ``bias``,
+            ``bias_levels``, ``alpha_scale`` and ``keep_float``.
         alpha_scale: factor of ``alpha`` for these parameters.
         keep_float: leave these parameters as they are.
 
@@ -57,6 +61,7 @@ class Config:
     relaxation: str | Relaxation = "bracket"
     forward: Forward = "nearest"
     codebook: CodebookKind = "grid"
+    lengths: LengthRule | None = None
     reach: float = 3.0
     bias: BiasFormat = "float32"
     bias_levels: int = 65
@@ -68,31 +73,60 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("levels", "bias_levels"):
-            if not 2 <= getattr(self, name) <= _MAX_LEVELS:
-                raise ConfigError(f"{name} = {getattr(self, name)}: expected 2 to {_MAX_LEVELS}")
+            levels = getattr(self, name)
+            self._expect(
+                name,
+                isinstance(levels, int) and 2 <= levels <= _MAX_LEVELS,
+                f"a whole number from 2 to {_MAX_LEVELS}",
+            )
         for name, allowed in (
             ("forward", get_args(Forward)),
             ("codebook", get_args(CodebookKind)),
             ("bias", get_args(BiasFormat)),
+            ("keep_float", (False, True)),
+            ("lengths", (None, *get_args(LengthRule))),
         ):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name} = {getattr(self, name)!r}: expected one of {allowed}")
-        if isinstance(self.relaxation, str) and self.relaxation not in RELAXATIONS:
-            raise ConfigError(
-                f"relaxation = {self.relaxation!r}: expected one of {tuple(RELAXATIONS)}"
+            self._expect(name, getattr(self, name) in allowed, f"one of {allowed}")
+        chosen = self.relaxation
+        self._expect(
+            "relaxation",
+            chosen in RELAXATIONS
+            if isinstance(chosen, str)
+            else isinstance(chosen, Relaxation) and not isinstance(chosen, type),
+            f"one of {tuple(RELAXATIONS)}, or an object with the methods of a Relaxation",
+        )
+        self._expect("reach", _is_number(self.reach) and self.reach > 0, "more than 0")
+        self._expect(
+            "alpha_scale",
+            _is_number(self.alpha_scale) and 0 <= self.alpha_scale < math.inf,
+            "0 or more",
+        )
+        for name in ("include", "exclude"):
+            selectors = getattr(self, name)
+            self._expect(
+                name,
+                isinstance(selectors, tuple | list) and all(map(_is_selector, selectors)),
+                "a tuple of module types and patterns",
             )
-        if not self.reach > 0:
-            raise ConfigError(f"reach = {self.reach}: expected more than 0")
-        if self.alpha_scale < 0:
-            raise ConfigError(f"alpha_scale = {self.alpha_scale}: expected 0 or more")
+        self._expect("overrides", isinstance(self.overrides, Mapping), "pattern -> fields")
         for pattern, changes in self.overrides.items():
+            where = f"overrides[{pattern!r}]"
+            if not isinstance(changes, Mapping):
+                raise ConfigError(f"{where} = {changes!r}: expected field -> value")
             unknown = sorted(set(changes) - _OVERRIDABLE)
             if unknown:
                 raise ConfigError(
-                    f"overrides[{pattern!r}]: unknown {', '.join(unknown)}; "
+                    f"{where}: unknown {', '.join(unknown)}; "
                     f"known: {', '.join(sorted(_OVERRIDABLE))}"
                 )
-            replace(self, overrides={}, **changes)  # its own checks
+            try:
+                replace(self, overrides={}, **changes)
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}") from None
+
+    def _expect(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise ConfigError(f"{name} = {getattr(self, name)!r}: expected {expected}")
 
     def for_parameter(self, module_name: str, module: nn.Module, parameter: str) -> Config | None:
         """The settings of one parameter with the overrides applied; None when it stays as it is."""
@@ -120,7 +154,18 @@ class Config:
     def make_relaxation(self) -> Relaxation:
         """The relaxation itself, where ``relaxation`` is its name."""
         chosen = self.relaxation
-        return RELAXATIONS[chosen]() if isinstance(chosen, str) else chosen
+        if not isinstance(chosen, str):
+            return chosen
+        kind = RELAXATIONS[chosen]
+        return kind() if self.lengths is None else kind(lengths=self.lengths)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _is_selector(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, type) and issubclass(value, nn.Module))
 
 
 _OVERRIDABLE = {f.name for f in fields(Config)} - {"include", "exclude", "overrides"}

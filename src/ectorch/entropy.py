@@ -15,6 +15,7 @@ from torch import Tensor
 LengthRule = Literal["running_maximum", "isotonic", "free"]
 
 _MIN_COUNT = 1.0  # an empty level costs what its first symbol would: log2(n) bits
+_TINY = torch.finfo(torch.float64).tiny  # keeps the gradient of an empty level finite
 
 
 def entropy(counts: Tensor) -> Tensor:
@@ -30,7 +31,7 @@ def entropy(counts: Tensor) -> Tensor:
     tensor(1.5000, dtype=torch.float64)
     """
     probabilities = counts.double() / counts.sum()
-    nats: Tensor = -torch.special.xlogy(probabilities, probabilities).sum()
+    nats = -(probabilities * probabilities.clamp(min=_TINY).log()).sum()
     return nats / math.log(2)
 
 
@@ -67,7 +68,7 @@ def soft_counts(lower: Tensor, fraction: Tensor, levels: int) -> Tensor:
     """
     lower = lower.reshape(-1)
     weight = fraction.detach().reshape(-1).double()
-    up = torch.bincount(lower, weights=weight, minlength=levels)
+    up = torch.bincount(lower, weights=weight, minlength=levels).double()  # no weights: integers
     down = torch.bincount(lower, minlength=levels) - up
     return down + up.roll(1)  # the last entry of `up` is zero: lower < levels - 1
 
@@ -160,26 +161,26 @@ def soft_bit_size(
     Returns:
         () float64 bits.
     """
-    apply: Callable[..., Tensor] = _SoftBitSize.apply
-    return apply(weight, lower, fraction, values.detach(), lengths)
+    apply: Callable[..., tuple[Tensor, Tensor]] = _SoftBitSize.apply
+    return apply(weight, lower, fraction, values.detach(), lengths)[0]
 
 
 class _SoftBitSize(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx,
-        weight: Tensor,
-        lower: Tensor,
-        fraction: Tensor,
-        values: Tensor,
-        lengths: Tensor,
-    ) -> Tensor:
+        weight: Tensor, lower: Tensor, fraction: Tensor, values: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
         slopes = (lengths.diff() / values.double().diff()).to(weight.dtype)
         inside = (weight > values[0]) & (weight < values[-1])
-        ctx.save_for_backward(slopes[lower] * inside)
-        return soft_counts(lower, fraction, len(values)) @ lengths
+        return soft_counts(lower, fraction, len(values)) @ lengths, slopes[lower] * inside
 
     @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx, grad, _):  # type: ignore[no-untyped-def]
         (slope,) = ctx.saved_tensors
         return slope * grad.to(slope.dtype), None, None, None, None

@@ -114,6 +114,12 @@ def freeze(module: nn.Module, name: str) -> None:
         tensor.requires_grad_(False)
 
 
+def _thaw(module: nn.Module, name: str) -> None:
+    if module._buffers.pop(f"{name}_{_SYMBOLS}", None) is not None:
+        for tensor in variables(module, name).values():
+            tensor.requires_grad_(True)
+
+
 def relaxed(module: nn.Module, name: str) -> Tensor:
     """What a read of the parameter gives: the hard tensor, or a random one while training so."""
     constraint = constraints(module)[name]
@@ -155,11 +161,10 @@ def release(module: nn.Module) -> None:
     for name, constraint in constraints(module).items():
         weight = module._parameters[name]
         assert weight is not None
-        weight.data = hard(module, name).to(weight.dtype)
-        weight.requires_grad_(True)
+        weight.data.copy_(hard(module, name))
+        _thaw(module, name)
         for suffix in constraint.added:
             module._parameters.pop(f"{name}_{suffix}", None)
-            module._buffers.pop(f"{name}_{suffix}", None)
     _set_constraints(module, {})
 
 
@@ -178,11 +183,11 @@ def _constrained_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn
     namespace: dict[str, Any] = {
         "_ectorch_base": base,
         "__module__": base.__module__,
-        "__reduce_ex__": lambda self, protocol: (_rebuild, (base, names), self.__dict__),
+        "__reduce_ex__": _reduce_ex,
         "_load_from_state_dict": _load_from_state_dict,
     }
     for name in names:
-        namespace[name] = property(partial(relaxed, name=name))
+        namespace[name] = property(partial(_read, name=name))
     multiply = _MULTIPLY.get(base.forward)
     if multiply is not None:
         namespace["forward"] = _moments_forward(base.forward, multiply)
@@ -191,6 +196,21 @@ def _constrained_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn
 
 
 _CLASSES: dict[tuple[type[nn.Module], tuple[str, ...]], type[nn.Module]] = {}
+
+
+def _read(module: nn.Module, name: str) -> Tensor:
+    try:
+        return relaxed(module, name)
+    except AttributeError as error:  # nn.Module would go on to answer with the raw Parameter
+        raise RuntimeError(f"{type(module).__name__}.{name}: {error}") from error
+
+
+@torch.no_grad()
+def _reduce_ex(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
+    """As the base class would, with its ``__getstate__``, but through a class that can be found."""
+    kind: Any = type(self)
+    names = tuple(sorted(constraints(self)))
+    return _rebuild, (kind._ectorch_base, names), *object.__reduce_ex__(self, max(protocol, 2))[2:]
 
 
 def _rebuild(base: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
@@ -243,21 +263,25 @@ def _load_from_state_dict(
     unexpected_keys: list[str],
     error_msgs: list[str],
 ) -> None:
-    """A plain checkpoint fits: what it lacks starts from the weights it brings."""
-    for name in constraints(self):
-        symbols = f"{name}_{_SYMBOLS}"
-        if prefix + symbols in state_dict and symbols not in self._buffers:
-            self.register_buffer(symbols, torch.empty_like(state_dict[prefix + symbols]))
+    """A plain checkpoint fits: what it lacks starts from the weights it brings.
+
+    The parameter is frozen afterwards if the checkpoint has its symbols.
+    """
+    for name, constraint in constraints(self).items():
+        if _SYMBOLS in constraint.added and f"{prefix}{name}_{_SYMBOLS}" in state_dict:
+            freeze(self, name)
     type(self)._ectorch_base._load_from_state_dict(  # type: ignore[attr-defined]
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     )
     for name, constraint in constraints(self).items():
         if constraint.relaxation is None or f"{prefix}{name}" not in state_dict:
             continue
-        absent = [s for s in constraint.added if f"{prefix}{name}_{s}" in missing_keys]
+        absent = {s for s in constraint.added if f"{prefix}{name}_{s}" in missing_keys}
         for suffix in absent:
             missing_keys.remove(f"{prefix}{name}_{suffix}")
-        if absent:
+        if _SYMBOLS in absent:
+            _thaw(self, name)
+        if absent - {_SYMBOLS}:
             _restart(self, name, constraint)
 
 
@@ -272,7 +296,6 @@ def _restart(module: nn.Module, name: str, constraint: Constraint) -> None:
     fresh = constraint.relaxation.extra_variables(weight, codebook(module, name))
     for suffix, value in fresh.items():
         variables(module, name)[suffix].copy_(value)
-    module._buffers.pop(f"{name}_{_SYMBOLS}", None)
 
 
 def _initial_log_gaps(constraint: Constraint, weight: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from ectorch.bitstream.container import (
 from ectorch.bitstream.index import Entry
 from ectorch.bitstream.tensor import DTYPES, RawTensor, bits_dtype
 from ectorch.errors import MismatchError, UnsupportedTensorError
-from ectorch.prepare import discrete_state_dict
+from ectorch.network import discrete_state_dict
 
 _Path = str | os.PathLike[str]
 _TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
@@ -176,12 +176,12 @@ def _load(source: str | bytes, max_decoded_bytes: int) -> dict[str, Tensor]:
 
 def _to_raw(name: str, tensor: Tensor) -> RawTensor:
     dtype = _DTYPE_NAMES.get(tensor.dtype)
-    if dtype is None or tensor.layout != torch.strided:
+    if dtype is None or tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
         raise UnsupportedTensorError(
-            f"{name}: cannot store {tensor.dtype} with layout {tensor.layout}; "
+            f"{name}: cannot store {tensor.dtype} with layout {tensor.layout} on {tensor.device}; "
             f"known dtypes: {', '.join(DTYPES)}"
         )
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
     bits = flat.view(_CARRIERS[DTYPES[dtype]]).numpy().view(bits_dtype(dtype))
     return RawTensor(dtype, tuple(tensor.shape), bits)
 

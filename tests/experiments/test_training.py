@@ -5,6 +5,7 @@ import torch
 
 import ectorch as ec
 from ectorch.errors import TrainingError
+from ectorch.experiments.data import DataSet, Split, load
 from ectorch.experiments.evaluation import evaluate
 from ectorch.experiments.networks import NETWORKS, identify
 from ectorch.experiments.recipe import parse_recipe
@@ -15,7 +16,6 @@ TABLE = {
     "network": "lenet-300-100",
     "data": "digits",
     "threads": 1,
-    "holdout": 200,
     "pretrain": {"epochs": 2, "batch": 100},
     "constrain": {
         "epochs": 3,
@@ -25,7 +25,7 @@ TABLE = {
     },
     "finetune": {"epochs": 1, "batch": 100, "lr": 1e-4},
 }
-STEPS = {"pretrain": 26, "constrain": 39, "finetune": 13}
+STEPS = {"pretrain": 30, "constrain": 45, "finetune": 15}
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +49,24 @@ def test_the_test_set_is_looked_at_once_and_that_is_logged(finished):
     assert [r["stage"] for r in records if "stage" in r] == ["pretrain"] * 2 + ["constrain"] * 3 + [
         "finetune"
     ]
-    tests = [r for r in records if "test_evaluation" in r]
+    tests = [r for r in records if "evaluation_of" in r]
     assert [t["decoded_error_percent"] for t in tests] == [result["decoded_error_percent"]]
-    assert all(r["held_out"] for r in records if "stage" in r)
+    assert result["evaluated_on"] == "test"
+    assert not any(r["held_out"] for r in records if "stage" in r)
 
 
-@pytest.mark.parametrize("stop", [5, 26, 40, 65, 70], ids=lambda n: f"after {n} steps")
+def test_a_run_that_holds_images_out_never_reads_the_test_set(tmp_path, monkeypatch):
+    digits = load("digits")
+    blind = DataSet("digits", digits.train, Split(None, None))
+    monkeypatch.setattr("ectorch.experiments.data.load", lambda _: blind)
+    result = train(parse_recipe(TABLE | {"holdout": 200}), tmp_path)
+    assert result["evaluated_on"] == "held-out"
+    last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-2])
+    assert last["held_out"]
+    assert result["decoded_error_percent"] == last["error_percent"]
+
+
+@pytest.mark.parametrize("stop", [5, 30, 46, 75, 80], ids=lambda n: f"after {n} steps")
 def test_an_interrupted_run_resumes_to_the_same_bytes(finished, tmp_path, stop):
     steps = 0
 
@@ -102,8 +114,6 @@ def test_networks_are_known_by_their_tensors(name):
 
 
 def test_label_bits_are_the_code_length_of_the_labels():
-    from ectorch.experiments.data import Split
-
     class Uniform(torch.nn.Module):
         def forward(self, images):
             return torch.zeros(len(images), 8)
@@ -118,7 +128,5 @@ def test_the_decoded_file_is_the_network_of_the_run(finished):
     out, result = finished
     model = NETWORKS["lenet-300-100"]()
     ec.load_model(model, out / "model.ect")
-    from ectorch.experiments.data import load
-
     test = evaluate(model.eval(), load("digits").test)
     assert test.predictions_sha256 == result["predictions_sha256"]

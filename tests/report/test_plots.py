@@ -7,6 +7,7 @@ from ectorch.report.plots import plot_run
 RESULT = {
     "name": "tiny",
     "data": "none",
+    "evaluated_on": "test",
     "float_bytes": 4000,
     "file_bytes": 100,
     "ratio": 40.0,

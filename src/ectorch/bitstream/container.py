@@ -209,6 +209,8 @@ def _sorted_with_aliases(
 
 
 def _head(header: bytes) -> bytes:
+    if len(header) > _MAX_HEADER_BYTES:
+        raise FormatError(f"names and metadata of {len(header)} bytes, {_MAX_HEADER_BYTES} at most")
     return MAGIC + bytes([VERSION]) + varint(len(header)) + header
 
 

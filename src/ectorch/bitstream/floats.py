@@ -44,8 +44,11 @@ def encode_half(tensor: RawTensor) -> bytes | None:
     """float32 values that float16 holds exactly, as float16; None where one does not fit."""
     if tensor.dtype != "float32":
         return None
+    values = tensor.bits.view(np.float32)
+    if np.isnan(values).any():  # what a conversion makes of their bits depends on the machine
+        return None
     with np.errstate(over="ignore"):
-        half = tensor.bits.view(np.float32).astype("<f2")
+        half = values.astype("<f2")
     if not np.array_equal(half.astype(np.float32).view(np.uint32), tensor.bits):
         return None
     return half.tobytes()

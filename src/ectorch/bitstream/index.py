@@ -15,6 +15,8 @@ from ectorch.errors import FormatError
 _MAX_DIMENSIONS = 64
 _OWN_BLOCK_BYTES = 4096  # a payload of this size or more gets a block of its own
 _MAX_SHARED_BLOCK_BYTES = 1 << 16
+_FULL = _MAX_SHARED_BLOCK_BYTES + 1  # has no room, not even for an empty payload
+_MAX_ARRAY_BYTES = 1 << 59  # NumPy runs out of memory here; of sizes past it, it raises ValueError
 _DTYPE_NAMES = tuple(DTYPES)
 _CODINGS = frozenset(map(int, Coding))
 _NEW_BLOCK = 0x80
@@ -70,14 +72,14 @@ def encode_header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> byte
 def place(entries: Sequence[Entry]) -> list[Entry]:
     """Give every payload its block: large ones have their own, small ones share."""
     placed: list[Entry] = []
-    block, filled = -1, _MAX_SHARED_BLOCK_BYTES
+    block, filled = -1, _FULL
     for entry in entries:
         if entry.alias_of is None:
             own = entry.size_bytes >= _OWN_BLOCK_BYTES
             if own or filled + entry.size_bytes > _MAX_SHARED_BLOCK_BYTES:
                 block, filled = block + 1, 0
             entry = replace(entry, block=block, offset=filled)
-            filled = _MAX_SHARED_BLOCK_BYTES if own else filled + entry.size_bytes
+            filled = _FULL if own else filled + entry.size_bytes
         placed.append(entry)
     return placed
 
@@ -94,17 +96,18 @@ def decode_header(
     metadata = _decode_metadata(cursor)
     before: list[Entry] = []
     block_sizes: list[int] = []
-    left = max_decoded_bytes
+    left = min(max_decoded_bytes, _MAX_ARRAY_BYTES)
     for _ in range(_count(cursor)):
         last = before[-1].name if before else ""
         name = decode_name(cursor, last)
         if before and name.encode() <= last.encode():
             raise FormatError(f"{cursor.what}: {name!r} does not sort after {last!r}")
         entry = _decode_entry(cursor, name, before, block_sizes)
-        left -= math.prod(max(size, 1) for size in entry.shape) * DTYPES[entry.dtype]
+        items = math.prod(max(size, 1) for size in entry.shape)
+        left -= items * DTYPES[entry.dtype] + len(name)
         if left < 0:
             raise FormatError(
-                f"{cursor.what}: up to {name} the tensors take more than max_decoded_bytes="
+                f"{cursor.what}: up to {name} tensors and names take more than max_decoded_bytes="
                 f"{max_decoded_bytes}; raise it if you trust the file"
             )
         before.append(entry)
@@ -151,7 +154,10 @@ def _decode_metadata(cursor: Cursor) -> dict[str, str]:
         ]
     except UnicodeDecodeError as error:
         raise FormatError(f"{cursor.what}: metadata is no UTF-8") from error
-    return dict(pairs)
+    metadata = dict(pairs)
+    if list(metadata) != sorted(metadata, key=str.encode) or len(metadata) < len(pairs):
+        raise FormatError(f"{cursor.what}: metadata keys are not sorted")
+    return metadata
 
 
 def _count(cursor: Cursor) -> int:

@@ -15,6 +15,7 @@ from ectorch.bitstream.wire import Cursor, unzigzag, varint, zigzag
 from ectorch.errors import FormatError
 
 MAX_LEVELS = 1 << 16
+_MAX_WHOLE = 1 << 53  # float64 holds every whole number up to here
 _GRID_DTYPES: dict[str, type[np.generic]] = {
     np.dtype(kind).name: kind
     for kind in (np.float16, np.float32, np.float64, np.int8, np.int16, np.int32, np.int64)
@@ -26,6 +27,8 @@ _GRID_DTYPES: dict[str, type[np.generic]] = {
 }
 _STEP_ULPS = 4  # the step is looked for this close to value / index
 _MAX_GAP_STEPS = 8  # the smallest gap between values may span this many steps
+_REFINE_BOUNDS = (1.5, 6, 24, 96, 384, 1536, 6144)
+_UNUSED_LEVEL_BITS = 5  # what the coder's table spends on a grid value that never occurs
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +54,7 @@ class Levels:
         return head + bytes([len(kept)]) + kept + varint(zigzag(self.first))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # a damaged step may overflow: refused below
 def decode_levels(cursor: Cursor, dtype: str) -> Levels:
     """Read what `Levels.encode` wrote.
 
@@ -68,9 +72,13 @@ def decode_levels(cursor: Cursor, dtype: str) -> Levels:
         raise FormatError(f"{cursor.what}: no grid with a step of {kept} bytes for {dtype}")
     step = int.from_bytes(cursor.take(kept).ljust(size, b"\0"), "big")
     first = unzigzag(cursor.varint())
-    if abs(first) > MAX_LEVELS:
-        raise FormatError(f"{cursor.what}: first grid index {first} out of range")
-    return Levels(_grid_patterns(step, first, count, dtype), step, first)
+    last = first + count - 1
+    if max(abs(first), abs(last)) > MAX_LEVELS:
+        raise FormatError(f"{cursor.what}: grid indices {first} to {last} out of range")
+    values = _grid_values(step, first, count, dtype)
+    if not _fits(values, dtype):
+        raise FormatError(f"{cursor.what}: a grid value is no finite {dtype}")
+    return Levels(_to_bits(values, dtype), step, first)
 
 
 def find_levels(bits: Bits, dtype: str) -> tuple[Levels, np.ndarray] | None:
@@ -91,28 +99,42 @@ def find_levels(bits: Bits, dtype: str) -> tuple[Levels, np.ndarray] | None:
     if grid is None:
         return Levels(patterns), symbols
     step, index = grid
-    first, last = int(index.min()), int(index.max())
-    levels = Levels(_grid_patterns(step, first, last - first + 1, dtype), step, first)
-    return levels, (index - first)[symbols]
+    first, count = int(index.min()), int(np.ptp(index)) + 1
+    if _UNUSED_LEVEL_BITS * (count - len(patterns)) > 8 * patterns.nbytes:
+        return Levels(patterns), symbols
+    patterns = _to_bits(_grid_values(step, first, count, dtype), dtype)
+    return Levels(patterns, step, first), (index - first)[symbols]
 
 
+@np.errstate(all="ignore")  # extreme values overflow: they are on no grid then
 def _find_grid(patterns: Bits, dtype: str) -> tuple[int, np.ndarray] | None:
     """The step's bit pattern and each pattern's grid index, if all lie on one uniform grid."""
     if dtype not in _GRID_DTYPES:
         return None
     values = _to_values(patterns, dtype)
-    if not np.isfinite(values).all() or not 0 < np.abs(values).max() <= 2.0**53:
+    if not np.isfinite(values).all() or not 0 < np.abs(values).max() <= _MAX_WHOLE:
         return None
+    magnitudes = np.unique(np.abs(values))
     smallest_gap = np.diff(np.unique(np.append(values, 0.0))).min()
     for divisor in range(1, _MAX_GAP_STEPS + 1):
-        index = np.rint(values / (smallest_gap / divisor))
+        index = np.rint(values / _refine(smallest_gap / divisor, magnitudes))
         largest = np.abs(index).argmax()
-        if np.abs(index[largest]) > MAX_LEVELS or np.ptp(index) >= MAX_LEVELS:
-            return None
+        if not (np.abs(index[largest]) <= MAX_LEVELS and np.ptp(index) < MAX_LEVELS):
+            return None  # NaN too, where the divided gap underflows
         for step in _near_steps(values[largest] / index[largest], dtype):
-            if np.array_equal(_to_bits(index * _to_values(step, dtype), dtype), patterns):
+            grid = index * _to_values(step, dtype)
+            if _fits(grid, dtype) and np.array_equal(_to_bits(grid, dtype), patterns):
                 return int(step), index.astype(np.int64)
     return None
+
+
+def _refine(step: float, magnitudes: np.ndarray) -> float:
+    """``step`` made precise by ever larger multiples: gaps between rounded values mislead."""
+    for bound in _REFINE_BOUNDS:
+        below = np.searchsorted(magnitudes, bound * step, side="right")
+        index = np.rint(magnitudes[below - 1] / step) if below else 0
+        step = magnitudes[below - 1] / index if index else step
+    return step
 
 
 def _near_steps(step: float, dtype: str) -> Bits:
@@ -125,10 +147,19 @@ def _near_steps(step: float, dtype: str) -> Bits:
     return steps[np.argsort(-lowest_set_bit, kind="stable")].astype(bits_dtype(dtype))
 
 
-def _grid_patterns(step: int, first: int, count: int, dtype: str) -> Bits:
-    """Bits of ``index * step``: at most 17 by 24 bits, so exact in float64 and rounded once."""
-    value = _to_values(np.array([step], bits_dtype(dtype)), dtype)
-    return _to_bits(np.arange(first, first + count, dtype=np.float64) * value, dtype)
+def _grid_values(step: int, first: int, count: int, dtype: str) -> np.ndarray:
+    """``index * step``: at most 17 by 24 bits, so exact in float64; a float64 is rounded here."""
+    value = float(_to_values(np.array([step], bits_dtype(dtype)), dtype)[0])
+    return np.arange(first, first + count, dtype=np.float64) * value
+
+
+def _fits(values: np.ndarray, dtype: str) -> bool:
+    """Whether all are finite in ``dtype``, integers exact: machines differ on the others."""
+    kind = _GRID_DTYPES[dtype]
+    if not issubclass(kind, np.integer):
+        return bool(np.isfinite(values.astype(kind)).all())
+    low, high = max(np.iinfo(kind).min, -_MAX_WHOLE), min(np.iinfo(kind).max, _MAX_WHOLE)
+    return bool((values >= low).all() and (values <= high).all())
 
 
 def _to_values(bits: Bits, dtype: str) -> np.ndarray:
@@ -138,8 +169,7 @@ def _to_values(bits: Bits, dtype: str) -> np.ndarray:
 
 def _to_bits(values: np.ndarray, dtype: str) -> Bits:
     kind = _GRID_DTYPES[dtype]
-    with np.errstate(over="ignore", invalid="ignore"):  # a damaged step may overflow: still bits
-        rounded: np.ndarray = (values + 0.0).astype(kind)  # + 0.0 turns -0.0 into +0.0
+    rounded: np.ndarray = (values + 0.0).astype(kind)  # + 0.0 turns -0.0 into +0.0
     if dtype != "bfloat16":
         return rounded.view(bits_dtype(dtype))
     wide = rounded.view(np.uint32)

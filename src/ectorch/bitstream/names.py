@@ -7,12 +7,15 @@ high half is the length shared with the name before and whose low half is the le
 
 from __future__ import annotations
 
+import re
+
 from ectorch.bitstream.wire import Cursor, varint
 from ectorch.errors import FormatError
 
 # The position of an ending, from 1, is its byte in the file: append only, up to 31.
 _ENDINGS = (b".weight", b".bias", b".running_mean", b".running_var", b".num_batches_tracked")
-_ESCAPE = 0  # the next byte stands for itself
+_CODE = re.compile(rb"[\x00-\x1f]")
+_ESCAPED_OR_CODE = re.compile(rb"\x00.|[\x00-\x1f]", re.DOTALL)  # after 0 a byte is itself
 _LONG = 15
 
 
@@ -57,25 +60,20 @@ def _shorten(name: str) -> bytes:
     raw = name.encode()
     ending = next((code for code, end in enumerate(_ENDINGS, 1) if raw.endswith(end)), None)
     stem = raw if ending is None else raw[: -len(_ENDINGS[ending - 1])]
-    escaped = b"".join(bytes([_ESCAPE, b]) if b < 32 else bytes([b]) for b in stem)
+    escaped = _CODE.sub(rb"\0\g<0>", stem)
     return escaped if ending is None else escaped + bytes([ending])
 
 
 def _lengthen(short: bytes, what: str) -> str:
-    out, at = bytearray(), 0
-    while at < len(short):
-        byte = short[at]
-        if byte >= 32:
-            out.append(byte)
-        elif byte == _ESCAPE and at + 1 < len(short):
-            at += 1
-            out.append(short[at])
-        elif 1 <= byte <= len(_ENDINGS):
-            out += _ENDINGS[byte - 1]
-        else:
-            raise FormatError(f"{what}: name holds the unknown byte {byte}")
-        at += 1
+    def expand(found: re.Match[bytes]) -> bytes:
+        code = found[0]
+        if len(code) == 2:
+            return code[1:]
+        if not 1 <= code[0] <= len(_ENDINGS):
+            raise FormatError(f"{what}: name holds the unknown byte {code[0]}")
+        return _ENDINGS[code[0] - 1]
+
     try:
-        return out.decode()
+        return _ESCAPED_OR_CODE.sub(expand, short).decode()
     except UnicodeDecodeError as error:
         raise FormatError(f"{what}: name is no UTF-8") from error

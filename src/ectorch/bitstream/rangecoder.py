@@ -8,6 +8,7 @@ FORMAT.md gives the decoder in eight lines.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -19,7 +20,6 @@ _STATE_MASK = (1 << STATE_BITS) - 1
 _SETTLED_SHIFT = STATE_BITS - 8
 _MIN_RANGE = 1 << _SETTLED_SHIFT
 MAX_SCALE_BITS = 24  # leaves 16 bits of precision in range >> scale_bits
-_OUTSIDE = "range-coded stream: code outside of the coded interval"
 
 
 class RangeEncoder:
@@ -88,14 +88,15 @@ class RangeEncoder:
 
 
 class RangeDecoder:
-    """Mirror of `RangeEncoder`; past the end of ``data`` it reads zeros.
+    """Mirror of `RangeEncoder`; past the end of ``data`` it reads zeros; errors name ``what``.
 
     Raises:
         FormatError: when the stream cannot come from a `RangeEncoder`.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, what: str) -> None:
         self._data = data
+        self._what = what
         self._at = STATE_BITS // 8
         self._code = int.from_bytes(data[: self._at].ljust(self._at, b"\0"), "big")
         self._range = _STATE_MASK
@@ -110,24 +111,27 @@ class RangeDecoder:
         unit = self._range >> bits
         value = self._code // unit
         if value >> bits:
-            raise FormatError(_OUTSIDE)
+            raise self._outside()
         self._code -= value * unit
         self._range = unit
         self._refill()
         return value
 
-    def decode_symbols(self, count: int, frequencies: Sequence[int], scale_bits: int) -> list[int]:
-        """Read ``count`` symbols coded with ``frequencies``, which sum to ``2**scale_bits``."""
+    def decode_symbols(self, count: int, frequencies: Sequence[int], scale_bits: int) -> array[int]:
+        """Read ``count`` symbols coded with ``frequencies``, which sum to ``2**scale_bits``.
+
+        Two bytes a symbol: hostile counts take no more memory than the tensor they declare.
+        """
         starts = [0, *accumulate(frequencies)]
         last = (1 << scale_bits) - 1
         data, at, code, width = self._data, self._at, self._code, self._range
         end = len(data)
-        out = []
+        out = array("H")
         for _ in range(count):
             unit = width >> scale_bits
             target = code // unit
             if target > last:
-                raise FormatError(_OUTSIDE)
+                raise self._outside()
             symbol = bisect_right(starts, target) - 1
             out.append(symbol)
             code -= starts[symbol] * unit
@@ -138,6 +142,9 @@ class RangeDecoder:
                 at += 1
         self._at, self._code, self._range = at, code, width
         return out
+
+    def _outside(self) -> FormatError:
+        return FormatError(f"{self._what}: range-coded stream is outside of the coded interval")
 
     def _refill(self) -> None:
         while self._range < _MIN_RANGE:

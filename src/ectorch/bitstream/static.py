@@ -67,7 +67,7 @@ def encode(symbols: np.ndarray, levels: int) -> bytes:
 
 
 def decode(data: bytes, count: int, levels: int, what: str) -> np.ndarray:
-    """Read (count,) int64 symbols; ``what`` names the tensor in errors.
+    """Read (count,) integer symbols; ``what`` names the tensor in errors.
 
     Raises:
         FormatError: on a table that does not sum to its scale, or bytes that nobody coded.
@@ -75,31 +75,31 @@ def decode(data: bytes, count: int, levels: int, what: str) -> np.ndarray:
     if levels == 1:
         if data:
             raise FormatError(f"{what}: {len(data)} bytes follow a codebook of one level")
-        return np.zeros(count, np.int64)
-    coder = RangeDecoder(data)
+        return np.broadcast_to(np.intp(0), (count,))
+    coder = RangeDecoder(data, what)
     table = _decode_table(coder, levels, what)
-    symbols = np.array(coder.decode_symbols(count, table.frequencies, table.scale_bits), np.int64)
+    symbols = coder.decode_symbols(count, table.frequencies, table.scale_bits)
     if not coder.exhausted:
         raise FormatError(f"{what}: bytes left after the last symbol")
-    return symbols
+    return np.frombuffer(symbols, np.uint16)
 
 
 def _scaled(counts: np.ndarray, scale_bits: int) -> FrequencyTable:
-    """``counts`` scaled to sum to ``2**scale_bits`` by largest remainders; integers only."""
-    total, target = int(counts.sum()), 1 << scale_bits
-    exact = [int(count) * target for count in counts]
-    frequencies = [max(value // total, 1) if value else 0 for value in exact]
-    missing = target - sum(frequencies)
-    if missing > 0:
-        by_remainder = sorted(range(len(exact)), key=lambda level: -(exact[level] % total))
-        for level in by_remainder[:missing]:
-            frequencies[level] += 1
-    while missing < 0:  # the rare levels were lifted to 1: the frequent ones pay
-        largest = frequencies.index(max(frequencies))
-        taken = min(-missing, max(frequencies[largest] // 2, 1))
-        frequencies[largest] -= taken
-        missing += taken
-    return FrequencyTable(tuple(frequencies), scale_bits)
+    """``counts`` scaled to sum to ``2**scale_bits``, at least 1 where positive; integers only."""
+    frequencies = _share(1 << scale_bits, counts)
+    lost = (counts > 0) & (frequencies == 0)
+    if lost.any():  # rare levels are lifted to 1: the others pay
+        frequencies[lost] = 1
+        frequencies -= _share(int(np.count_nonzero(lost)), (frequencies - 1).clip(0))
+    return FrequencyTable(tuple(frequencies.tolist()), scale_bits)
+
+
+def _share(amount: int, weights: np.ndarray) -> np.ndarray:
+    """Integers that sum to ``amount`` in proportion to ``weights``, by largest remainders."""
+    parts, remainders = np.divmod(weights.astype(np.int64) * amount, int(weights.sum()))
+    rest = amount - int(parts.sum())
+    parts[np.argsort(-remainders, kind="stable")[:rest]] += 1
+    return parts
 
 
 def _index_bits(levels: int) -> int:
@@ -107,10 +107,11 @@ def _index_bits(levels: int) -> int:
 
 
 def _encode_table(coder: RangeEncoder, table: FrequencyTable) -> None:
+    implied = table.implied
     coder.encode_uniform(table.scale_bits, _SCALE_FIELD_BITS)
-    coder.encode_uniform(table.implied, _index_bits(len(table.frequencies)))
+    coder.encode_uniform(implied, _index_bits(len(table.frequencies)))
     for level, frequency in enumerate(table.frequencies):
-        if level != table.implied:
+        if level != implied:
             length = frequency.bit_length()
             coder.encode_uniform(length, _CLASS_FIELD_BITS)
             if length > 1:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -17,29 +15,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import ectorch
-from ectorch.bitstream import write_atomic
 from ectorch.control import ramp
-from ectorch.errors import MismatchError, TrainingError
+from ectorch.errors import TrainingError
 from ectorch.experiments import data as data_sets
 from ectorch.experiments.data import DataSet, Split
 from ectorch.experiments.evaluation import evaluate, pixels
 from ectorch.experiments.networks import NETWORKS
 from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
-from ectorch.prepare import (
-    convert,
+from ectorch.experiments.result import FLOAT_FILE, check_same_recipe, finish, finished
+from ectorch.network import (
     freeze_symbols,
     mean_state_dict,
     param_groups,
     penalty,
     prepare,
 )
-from ectorch.storage import load_model, rate_bits, save_file
+from ectorch.storage import rate_bits
 
-MODEL_FILE = "model.ect"
-RESULT_FILE = "result.json"
-LOG_FILE = "log.jsonl"
-FLOAT_FILE = "float.safetensors"
 STAGES = ("pretrain", "constrain", "finetune")
 _HOLDOUT_SEED = 1234  # the same images are held out whatever the recipe's seed
 _CHECKPOINT_SECONDS = 60.0
@@ -105,9 +97,9 @@ def train(
         TrainingError: when the loss is not finite, or ``out`` holds a run of another recipe.
         Interrupted: when ``should_stop`` said so.
     """
-    finished = _finished(recipe, out)
-    if finished is not None:
-        return finished
+    result = finished(recipe, out)
+    if result is not None:
+        return result
     torch.set_num_threads(recipe.threads)
     if torch.get_num_threads() != recipe.threads:
         raise TrainingError(f"{torch.get_num_threads()} threads, the recipe asks {recipe.threads}")
@@ -115,7 +107,10 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     run = _Run(recipe, data, out, on_progress, should_stop)
     run.go()
-    return _finish(run)
+    unseen = run.monitored if run.held_out else data.test
+    result = finish(recipe, run.model, unseen, run.images, out, run.state.epochs, run.seconds())
+    run.checkpoint.unlink(missing_ok=True)
+    return result
 
 
 class _Run:
@@ -290,7 +285,7 @@ class _Run:
 
     def _restore(self) -> None:
         saved = torch.load(self.checkpoint, weights_only=True)
-        _check_same_recipe(saved["recipe"], self.recipe, self.out)
+        check_same_recipe(saved["recipe"], self.recipe, self.out)
         if saved["threads"] != torch.get_num_threads():
             raise TrainingError(f"{self.checkpoint} was made with {saved['threads']} threads")
         state = _State(**saved["state"])
@@ -306,83 +301,3 @@ class _Run:
 def _lr_share(progress: float, stage: Stage) -> float:
     rise = min(progress / stage.warmup, 1.0) if stage.warmup else 1.0
     return rise * (1 + math.cos(math.pi * progress)) / 2
-
-
-def _check_same_recipe(stored: dict[str, Any], recipe: Recipe, out: Path) -> None:
-    mine = json.loads(json.dumps(recipe.as_dict()))
-    different = [key for key in mine if stored.get(key) != mine[key]]
-    if different:
-        raise TrainingError(
-            f"{out} holds a run of another recipe ({', '.join(different)} differ): "
-            "choose another --out, or delete it"
-        )
-
-
-def _finished(recipe: Recipe, out: Path) -> dict[str, Any] | None:
-    path = out / RESULT_FILE
-    if not path.exists():
-        return None
-    result: dict[str, Any] = json.loads(path.read_text())
-    _check_same_recipe(result["recipe"], recipe, out)
-    return result
-
-
-def _finish(run: _Run) -> dict[str, Any]:
-    """Convert, write, read back, compare bit by bit, evaluate what was decoded."""
-    recipe, out, model = run.recipe, run.out, run.model
-    convert(model).eval()
-    estimate_bits = rate_bits(model)
-    path = out / MODEL_FILE
-    save_file(model, path)
-    decoded = load_model(NETWORKS[recipe.network](), path).eval()
-    _check_equal_bits(model.state_dict(), decoded.state_dict(), path)
-    test = evaluate(decoded, run.data.test)
-    if not torch.equal(evaluate(model, run.data.test).predictions, test.predictions):
-        raise MismatchError(f"{path}: the decoded network predicts something else")
-    before = NETWORKS[recipe.network]().eval()
-    before.load_state_dict(safetensors.torch.load_file(out / FLOAT_FILE))
-    labels_bits = evaluate(decoded, run.images).label_bits
-    tensors = model.state_dict().values()
-    parameters = sum(t.numel() for t in tensors)
-    file_bytes = path.stat().st_size
-    result = {
-        "name": recipe.name,
-        "network": recipe.network,
-        "data": recipe.data,
-        "seed": recipe.seed,
-        "float_bytes": 4 * parameters,
-        "file_bytes": file_bytes,
-        "ratio": 4 * parameters / file_bytes,
-        "float_error_percent": evaluate(before, run.data.test).error_percent,
-        "decoded_error_percent": test.error_percent,
-        "nonzeros": sum(int(t.count_nonzero()) for t in tensors),
-        "parameters": parameters,
-        "estimate_bytes": estimate_bits / 8,
-        "labels_bytes": labels_bits / 8,
-        "mdl_bytes": labels_bits / 8 + file_bytes,
-        "predictions_sha256": test.predictions_sha256,
-        "seconds": run.seconds(),
-        "versions": {
-            "ectorch": ectorch.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
-        "recipe": recipe.as_dict(),
-    }
-    records = [*run.state.epochs, {"test_evaluation": path.name} | _test_record(result)]
-    write_atomic(out / LOG_FILE, "".join(json.dumps(r) + "\n" for r in records).encode())
-    write_atomic(out / RESULT_FILE, (json.dumps(result, indent=2) + "\n").encode())
-    run.checkpoint.unlink(missing_ok=True)
-    return result
-
-
-def _test_record(result: dict[str, Any]) -> dict[str, Any]:
-    return {key: result[key] for key in ("file_bytes", "decoded_error_percent", "seed")}
-
-
-def _check_equal_bits(written: dict[str, Tensor], read: dict[str, Tensor], path: Path) -> None:
-    for name, tensor in written.items():
-        if not torch.equal(tensor.view(torch.uint8), read[name].view(torch.uint8)):
-            raise MismatchError(f"{path}: {name} was read back with other bits")

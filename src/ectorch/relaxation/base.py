@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Generator, Tensor
 
@@ -13,6 +13,7 @@ Variables = Mapping[str, Tensor]
 """The trained tensors of one constrained parameter; "weight" is the network's own Parameter."""
 
 
+@runtime_checkable
 class Relaxation(Protocol):
     """Turns "which codebook entry is this weight" into something with a gradient.
 

@@ -8,15 +8,17 @@ not depend on the number of levels. Ours, not the paper's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Generator, Tensor
 
 from ectorch.codebook import Codebook
 from ectorch.entropy import LengthRule, code_lengths, soft_bit_size, soft_counts
+from ectorch.errors import ConfigError
 from ectorch.relaxation.base import Variables
+from ectorch.relaxation.rounding import round_to_level, straight_through
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,16 @@ class Bracket:
 
     lengths: LengthRule = "running_maximum"
 
+    def __post_init__(self) -> None:
+        allowed = get_args(LengthRule)
+        if self.lengths not in allowed:
+            raise ConfigError(f"lengths = {self.lengths!r}: expected one of {allowed}")
+
     def extra_variables(self, weight: Tensor, codebook: Codebook) -> dict[str, Tensor]:
         return {}
 
     def nearest(self, variables: Variables, codebook: Codebook) -> Tensor:
-        return _round(variables["weight"], codebook, None)
+        return round_to_level(variables["weight"], codebook, None)
 
     def sampled(
         self, variables: Variables, codebook: Codebook, generator: Generator | None = None
@@ -42,13 +49,13 @@ class Bracket:
         noise = torch.rand(
             weight.shape, generator=generator, dtype=weight.dtype, device=weight.device
         )
-        return _round(weight, codebook, noise)
+        return round_to_level(weight, codebook, noise)
 
     def moments(self, variables: Variables, codebook: Codebook) -> tuple[Tensor, Tensor]:
         weight = variables["weight"]
-        lower, _ = codebook.locate(weight)
+        lower, fraction = codebook.locate(weight)
         below, above = codebook.dequantize(lower), codebook.dequantize(lower + 1)
-        mean = weight + (weight.clamp(codebook.values[0], codebook.values[-1]) - weight).detach()
+        mean = straight_through(below + fraction * (above - below), weight, below, above)
         return mean, ((mean - below) * (above - mean)).clamp(min=0)
 
     def symbols(self, variables: Variables, codebook: Codebook) -> Tensor:
@@ -60,47 +67,3 @@ class Bracket:
         counts = soft_counts(lower, fraction, codebook.levels)
         lengths = code_lengths(counts, codebook.zero, self.lengths)
         return soft_bit_size(weight, lower, fraction, codebook.values, lengths)
-
-
-def _round(weight: Tensor, codebook: Codebook, noise: Tensor | None) -> Tensor:
-    """Round to the nearest level, or up with probability t where uniform ``noise`` is given.
-
-    The gradient passes straight through to the weight, also out of range: the index is clipped,
-    never w. It reaches the codebook through what rounding added, as in LSQ (Esser et al., 2020).
-    """
-    if codebook.step is not None:
-        low, high = -codebook.zero, codebook.levels - 1 - codebook.zero
-        apply: Callable[..., Tensor] = _RoundOnGrid.apply
-        return apply(weight, codebook.step, noise, low, high)
-    lower, fraction = codebook.locate(weight)
-    symbols = lower + (fraction > (0.5 if noise is None else noise))
-    below, above = codebook.values[lower], codebook.values[lower + 1]
-    between = below + fraction * (above - below)
-    value = codebook.values[symbols]
-    moved = value - between
-    # value + zero: the numbers are the codebook's own bits, the gradients those of weight + moved
-    return value.detach() + ((weight - weight.detach()) + (moved - moved.detach()))
-
-
-class _RoundOnGrid(torch.autograd.Function):
-    """``step * round(w / step)``; d/dw = 1, d/dstep = round(u) - u with u = w / step."""
-
-    @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx,
-        weight: Tensor,
-        step: Tensor,
-        noise: Tensor | None,
-        low: int,
-        high: int,
-    ) -> Tensor:
-        position = weight / step
-        index = position.round() if noise is None else (position + noise).floor_()
-        index.clamp_(low, high)
-        ctx.save_for_backward(position.sub_(index))
-        return index.mul_(step).add_(0.0)  # + 0.0 turns -0.0 into +0.0
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        (residual,) = ctx.saved_tensors
-        return grad, -torch.dot(grad.reshape(-1), residual.reshape(-1)), None, None, None

@@ -42,7 +42,7 @@ def plot_run(
         _draw_bytes(axes[-1], reader)
     figure.suptitle(
         f"{result['name']} on {result['data']}: {result['float_bytes']:,} to "
-        f"{result['file_bytes']:,} bytes (x{result['ratio']:.0f}), test error "
+        f"{result['file_bytes']:,} bytes (x{result['ratio']:.0f}), {result['evaluated_on']} error "
         f"{result['float_error_percent']:.2f} % to {result['decoded_error_percent']:.2f} %"
     )
     figure.savefig(path, dpi=120)

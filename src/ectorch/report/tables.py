@@ -22,7 +22,7 @@ def result_table(result: dict[str, Any]) -> Table:
         ("bytes (32-bit floats / file)", f"{result['float_bytes']:,}", f"{result['file_bytes']:,}"),
         ("ratio", "1", f"{result['ratio']:.0f}"),
         (
-            "test error (file: decoded)",
+            f"{result['evaluated_on']} error (file: decoded)",
             f"{result['float_error_percent']:.2f} %",
             f"{result['decoded_error_percent']:.2f} %",
         ),

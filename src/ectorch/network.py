@@ -24,7 +24,8 @@ def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
     """Constrain the parameters that ``config`` names, in place, starting from their values.
 
     Names, Parameters and plain checkpoints stay what they were; ``<name>_log_gaps`` joins the
-    state dict. Build the optimizer from `param_groups` afterwards.
+    state dict. A Parameter that several modules share is constrained in all of them as in the
+    first that ``config`` names. Build the optimizer from `param_groups` afterwards.
 
     Returns:
         ``model``.
@@ -39,7 +40,7 @@ def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
     True
     """
     config = config or Config()
-    chosen: list[tuple[nn.Module, str, Config]] = []
+    chosen: dict[int, Config] = {}
     unmatched = set(config.patterns())
     for module_name, module in model.named_modules():
         for name, parameter in module._parameters.items():
@@ -49,17 +50,24 @@ def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
             }
             own = config.for_parameter(module_name, module, name)
             if own is not None and parameter is not None:
-                _check(full_name, module, name, parameter)
-                chosen.append((module, name, own))
+                chosen.setdefault(id(parameter), own)
     if unmatched:
         raise ConfigError(f"no parameter matches {', '.join(sorted(map(repr, unmatched)))}")
     if not chosen:
         raise ConfigError(f"{type(model).__name__} has no parameter that the config includes")
+    places = [
+        (module_name, module, name, parameter)
+        for module_name, module in model.named_modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and id(parameter) in chosen
+    ]
+    for module_name, module, name, parameter in places:
+        _check(f"{module_name}.{name}" if module_name else name, module, name, parameter)
     first: dict[int, tuple[nn.Module, str]] = {}
-    for module, name, own in chosen:
-        holder = first.setdefault(id(module._parameters[name]), (module, name))
+    for _, module, name, parameter in places:
+        holder = first.setdefault(id(parameter), (module, name))
         if holder == (module, name):
-            layers.constrain(module, name, _constraint(name, own))
+            layers.constrain(module, name, _constraint(name, chosen[id(parameter)]))
         else:
             layers.tie(module, name, *holder)
     return model
@@ -130,8 +138,9 @@ def penalty(model: nn.Module, alpha: float, examples: int) -> Tensor:
 
 def freeze_symbols(model: nn.Module) -> nn.Module:
     """Harden in place: symbols are fixed, codebooks and float parameters go on training."""
-    for module, name, _ in _constrained(model):
-        layers.freeze(module, name)
+    for module in model.modules():
+        for name in layers.constraints(module):
+            layers.freeze(module, name)
     return model
 
 

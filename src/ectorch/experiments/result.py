@@ -1,0 +1,121 @@
+"""The end of a run: the file, what it is worth, and the record of both."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+import ectorch
+from ectorch.bitstream import write_atomic
+from ectorch.errors import MismatchError, TrainingError
+from ectorch.experiments.data import Split
+from ectorch.experiments.evaluation import evaluate
+from ectorch.experiments.networks import NETWORKS
+from ectorch.experiments.recipe import Recipe
+from ectorch.network import convert
+from ectorch.storage import load_model, rate_bits, save_file
+
+MODEL_FILE = "model.ect"
+RESULT_FILE = "result.json"
+LOG_FILE = "log.jsonl"
+FLOAT_FILE = "float.safetensors"
+_LOGGED = ("evaluated_on", "file_bytes", "decoded_error_percent", "seed")
+
+
+def check_same_recipe(stored: dict[str, Any], recipe: Recipe, out: Path) -> None:
+    mine = json.loads(json.dumps(recipe.as_dict()))
+    different = [key for key in mine if stored.get(key) != mine[key]]
+    if different:
+        raise TrainingError(
+            f"{out} holds a run of another recipe ({', '.join(different)} differ): "
+            "choose another --out, or delete it"
+        )
+
+
+def finished(recipe: Recipe, out: Path) -> dict[str, Any] | None:
+    path = out / RESULT_FILE
+    if not path.exists():
+        return None
+    result: dict[str, Any] = json.loads(path.read_text())
+    check_same_recipe(result["recipe"], recipe, out)
+    return result
+
+
+def finish(
+    recipe: Recipe,
+    model: nn.Module,
+    unseen: Split,
+    training_images: Split,
+    out: Path,
+    epochs: list[dict[str, Any]],
+    seconds: float,
+) -> dict[str, Any]:
+    """Convert ``model``, write, read back, compare bit by bit, evaluate what was decoded.
+
+    Args:
+        unseen: the test set; or the held-out images where the recipe keeps some to choose with,
+            so that choosing never sees the test set.
+
+    Returns:
+        the result, which is on disk with the log of ``epochs`` and of this one evaluation.
+    """
+    convert(model).eval()
+    estimate_bits = rate_bits(model)
+    path = out / MODEL_FILE
+    save_file(model, path)
+    decoded = load_model(NETWORKS[recipe.network](), path).eval()
+    _check_equal_bits(model.state_dict(), decoded.state_dict(), path)
+    test = evaluate(decoded, unseen)
+    if not torch.equal(evaluate(model, unseen).predictions, test.predictions):
+        raise MismatchError(f"{path}: the decoded network predicts something else")
+    before = NETWORKS[recipe.network]().eval()
+    before.load_state_dict(safetensors.torch.load_file(out / FLOAT_FILE))
+    labels_bits = evaluate(decoded, training_images).label_bits
+    tensors = model.state_dict().values()
+    parameters = sum(t.numel() for t in tensors)
+    file_bytes = path.stat().st_size
+    result = {
+        "name": recipe.name,
+        "network": recipe.network,
+        "data": recipe.data,
+        "seed": recipe.seed,
+        "evaluated_on": "held-out" if recipe.holdout else "test",
+        "float_bytes": 4 * parameters,
+        "file_bytes": file_bytes,
+        "ratio": 4 * parameters / file_bytes,
+        "float_error_percent": evaluate(before, unseen).error_percent,
+        "decoded_error_percent": test.error_percent,
+        "nonzeros": sum(int(t.count_nonzero()) for t in tensors),
+        "parameters": parameters,
+        "estimate_bytes": estimate_bits / 8,
+        "labels_bytes": labels_bits / 8,
+        "mdl_bytes": labels_bits / 8 + file_bytes,
+        "predictions_sha256": test.predictions_sha256,
+        "seconds": seconds,
+        "versions": {
+            "ectorch": ectorch.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
+        "recipe": recipe.as_dict(),
+    }
+    evaluation = {key: result[key] for key in _LOGGED}
+    records = [*epochs, {"evaluation_of": path.name} | evaluation]
+    write_atomic(out / LOG_FILE, "".join(json.dumps(r) + "\n" for r in records).encode())
+    write_atomic(out / RESULT_FILE, (json.dumps(result, indent=2) + "\n").encode())
+    return result
+
+
+def _check_equal_bits(written: dict[str, Tensor], read: dict[str, Tensor], path: Path) -> None:
+    for name, tensor in written.items():
+        if not torch.equal(tensor.view(torch.uint8), read[name].view(torch.uint8)):
+            raise MismatchError(f"{path}: {name} was read back with other bits")

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from torch import nn
+
+from ectorch.config import Config
+from ectorch.errors import ConfigError, EctorchError
+from ectorch.relaxation import Bracket
+
+LINEAR, CONV, NORM = nn.Linear(2, 2), nn.Conv2d(1, 1, 1), nn.LayerNorm(2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("levels", 1),
+        ("levels", 65537),
+        ("levels", 8.5),
+        ("levels", "33"),
+        ("bias_levels", 0),
+        ("bias_levels", None),
+        ("relaxation", "brackets"),
+        ("relaxation", None),
+        ("relaxation", Bracket),  # the class in place of an object
+        ("relaxation", object()),
+        ("forward", "mean"),
+        ("codebook", "uniform"),
+        ("lengths", "isotone"),
+        ("bias", "float64"),
+        ("reach", 0.0),
+        ("reach", math.nan),
+        ("reach", "3"),
+        ("alpha_scale", -1.0),
+        ("alpha_scale", math.nan),
+        ("alpha_scale", math.inf),
+        ("alpha_scale", "1"),
+        ("keep_float", "no"),
+        ("include", "fc*"),  # a pattern in place of a tuple of patterns
+        ("include", nn.Linear),
+        ("include", (nn.Linear(1, 1),)),
+        ("exclude", (int,)),
+        ("overrides", ["fc*"]),
+        ("overrides", {"fc*": 5}),
+    ],
+)
+def test_a_bad_field_is_named(field, value):
+    with pytest.raises(ConfigError, match=rf"^{field}\b"):
+        Config(**{field: value})
+    if field not in ("include", "exclude", "overrides"):
+        with pytest.raises(ConfigError, match=rf"^overrides\['fc\*'\]: {field} = "):
+            Config(overrides={"fc*": {field: value}})
+
+
+def test_config_errors_are_value_errors_of_ectorch():
+    assert issubclass(ConfigError, EctorchError)
+    assert issubclass(ConfigError, ValueError)
+
+
+@pytest.mark.parametrize("field", ["level", "include", "exclude", "overrides"])
+def test_an_unknown_override_is_named_with_what_is_known(field):
+    with pytest.raises(ConfigError, match=rf"overrides\['a'\]: unknown {field}; known: .*levels"):
+        Config(overrides={"a": {field: 3}})
+
+
+@pytest.mark.parametrize("reach", [0.5, 3, math.inf])
+@pytest.mark.parametrize("levels", [2, 65536])
+def test_the_ends_of_the_ranges_are_allowed(levels, reach):
+    assert Config(levels=levels, bias_levels=levels, reach=reach, alpha_scale=0).levels == levels
+
+
+def test_types_take_weight_and_bias_patterns_take_any_name():
+    config = Config(include=(nn.Linear, "norm.*"), bias="float16")
+    assert config.for_parameter("fc", LINEAR, "weight") == config
+    assert config.for_parameter("fc", LINEAR, "bias") == config
+    assert config.for_parameter("fc", LINEAR, "scale") is None
+    assert config.for_parameter("conv", CONV, "weight") is None
+    assert config.for_parameter("norm", NORM, "weight") == config
+    assert config.for_parameter("my.norm", NORM, "weight") is None
+
+
+@pytest.mark.parametrize("pattern", ["net.fc", "net.f*", "*.weight", "net.fc.weight", "net.[ef]c"])
+def test_patterns_match_the_module_or_the_full_name(pattern):
+    assert Config(include=(pattern,)).for_parameter("net.fc", LINEAR, "weight") is not None
+    assert Config(include=(pattern,)).for_parameter("head", CONV, "kernel") is None
+    assert Config(exclude=(pattern,)).for_parameter("net.fc", LINEAR, "weight") is None
+
+
+def test_a_parameter_of_the_model_itself_goes_by_its_own_name():
+    assert Config(include=("tokens",)).for_parameter("", nn.Module(), "tokens") is not None
+
+
+def test_exclude_goes_by_type_and_wins():
+    config = Config(exclude=(nn.Conv2d,))
+    assert config.for_parameter("a", CONV, "weight") is None
+    assert config.for_parameter("a", LINEAR, "weight") is not None
+
+
+def test_a_subclass_is_of_its_bases_type():
+    class Mine(nn.Linear):
+        pass
+
+    assert Config().for_parameter("fc", Mine(2, 2), "weight") is not None
+
+
+def test_overrides_apply_in_order():
+    config = Config(
+        levels=5,
+        overrides={
+            "fc*": {"levels": 9, "alpha_scale": 0.5},
+            "conv*": {"levels": 17},
+            "fc2.*": {"levels": 33, "forward": "sampled"},
+        },
+    )
+
+    def found(module):
+        return config.for_parameter(module, LINEAR, "weight")
+
+    plain = replace(config, overrides={})
+    assert found("head") == plain
+    assert found("fc1") == replace(plain, levels=9, alpha_scale=0.5)
+    assert found("fc2") == replace(plain, levels=33, alpha_scale=0.5, forward="sampled")
+
+
+def test_keep_float_leaves_what_it_matches():
+    config = Config(overrides={"fc*": {"keep_float": True}, "fc2": {"keep_float": False}})
+    assert config.for_parameter("fc1", LINEAR, "weight") is None
+    assert config.for_parameter("fc2", LINEAR, "weight") is not None
+    assert Config(keep_float=True).for_parameter("fc1", LINEAR, "weight") is None
+
+
+def test_a_float32_bias_stays_unless_an_override_says_so():
+    config = Config(overrides={"head": {"bias": "grid"}})
+    assert config.for_parameter("fc", LINEAR, "bias") is None
+    assert config.for_parameter("head", LINEAR, "bias") is not None
+
+
+def test_patterns_are_all_that_have_to_match():
+    config = Config(include=(nn.Linear, "a"), exclude=("b",), overrides={"c": {}})
+    assert config.patterns() == ["a", "b", "c"]
+
+
+def test_a_relaxation_is_taken_by_name_or_as_it_is():
+    mine = Bracket("isotonic")
+    assert Config().make_relaxation() == Bracket()
+    assert Config(relaxation=mine).make_relaxation() is mine
+
+
+def test_lengths_are_those_of_a_relaxation_given_by_name():
+    assert Config(lengths="isotonic").make_relaxation() == Bracket("isotonic")
