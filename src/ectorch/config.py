@@ -13,13 +13,17 @@ from torch import nn
 from ectorch.codebook import CodebookKind
 from ectorch.entropy import LengthRule
 from ectorch.errors import ConfigError
-from ectorch.relaxation import Bracket, Relaxation
+from ectorch.relaxation import Bracket, Categorical, Hard, Relaxation
 
 Forward = Literal["nearest", "sampled", "moments"]
 BiasFormat = Literal["float32", "float16", "grid"]
 Selector = str | type[nn.Module]
 
-RELAXATIONS: dict[str, Callable[..., Relaxation]] = {"bracket": Bracket}
+RELAXATIONS: dict[str, Callable[..., Relaxation]] = {
+    "bracket": Bracket,
+    "categorical": Categorical,
+    "hard": Hard,
+}
 _MAX_LEVELS = 1 << 16
 
 
@@ -32,7 +36,8 @@ class Config:
 
     Attributes:
         levels: values of a weight's codebook, zero included.
-        relaxation: "bracket", or any `Relaxation` of your own.
+        relaxation: "bracket", "categorical" (the paper's; a logit a level and weight), "hard"
+            (EC2T's assignment), or any `Relaxation` of your own.
         forward: what a training step multiplies with: "nearest" codebook values, values "sampled"
             at random, or for Linear and Conv "moments" (mean and variance of the layer's output;
             other modules get "sampled"). In eval mode the network is always the hard one.

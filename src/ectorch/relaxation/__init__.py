@@ -2,5 +2,7 @@
 
 from ectorch.relaxation.base import Relaxation, Variables
 from ectorch.relaxation.bracket import Bracket
+from ectorch.relaxation.categorical import Categorical
+from ectorch.relaxation.hard import Hard
 
-__all__ = ["Bracket", "Relaxation", "Variables"]
+__all__ = ["Bracket", "Categorical", "Hard", "Relaxation", "Variables"]
