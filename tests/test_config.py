@@ -13,6 +13,11 @@ from ectorch.relaxation import Bracket
 LINEAR, CONV, NORM = nn.Linear(2, 2), nn.Conv2d(1, 1, 1), nn.LayerNorm(2)
 
 
+def settings(config, module_name, module, parameter):
+    dimensions = 1 if parameter == "bias" else 2
+    return config.for_parameter(module_name, module, parameter, dimensions)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -71,38 +76,37 @@ def test_the_ends_of_the_ranges_are_allowed(levels, reach):
     assert Config(levels=levels, bias_levels=levels, reach=reach, alpha_scale=0).levels == levels
 
 
-def test_types_take_weight_and_bias_patterns_take_any_name():
+def test_types_and_patterns_include():
     config = Config(include=(nn.Linear, "norm.*"), bias="float16")
-    assert config.for_parameter("fc", LINEAR, "weight") == config
-    assert config.for_parameter("fc", LINEAR, "bias") == config
-    assert config.for_parameter("fc", LINEAR, "scale") is None
-    assert config.for_parameter("conv", CONV, "weight") is None
-    assert config.for_parameter("norm", NORM, "weight") == config
-    assert config.for_parameter("my.norm", NORM, "weight") is None
+    assert settings(config, "fc", LINEAR, "weight") == config
+    assert settings(config, "fc", LINEAR, "bias") == config
+    assert settings(config, "conv", CONV, "weight") is None
+    assert settings(config, "norm", NORM, "weight") == config
+    assert settings(config, "my.norm", NORM, "weight") is None
 
 
 @pytest.mark.parametrize("pattern", ["net.fc", "net.f*", "*.weight", "net.fc.weight", "net.[ef]c"])
 def test_patterns_match_the_module_or_the_full_name(pattern):
-    assert Config(include=(pattern,)).for_parameter("net.fc", LINEAR, "weight") is not None
-    assert Config(include=(pattern,)).for_parameter("head", CONV, "kernel") is None
-    assert Config(exclude=(pattern,)).for_parameter("net.fc", LINEAR, "weight") is None
+    assert settings(Config(include=(pattern,)), "net.fc", LINEAR, "weight") is not None
+    assert settings(Config(include=(pattern,)), "head", CONV, "kernel") is None
+    assert settings(Config(exclude=(pattern,)), "net.fc", LINEAR, "weight") is None
 
 
 def test_a_parameter_of_the_model_itself_goes_by_its_own_name():
-    assert Config(include=("tokens",)).for_parameter("", nn.Module(), "tokens") is not None
+    assert settings(Config(include=("tokens",)), "", nn.Module(), "tokens") is not None
 
 
 def test_exclude_goes_by_type_and_wins():
     config = Config(exclude=(nn.Conv2d,))
-    assert config.for_parameter("a", CONV, "weight") is None
-    assert config.for_parameter("a", LINEAR, "weight") is not None
+    assert settings(config, "a", CONV, "weight") is None
+    assert settings(config, "a", LINEAR, "weight") is not None
 
 
 def test_a_subclass_is_of_its_bases_type():
     class Mine(nn.Linear):
         pass
 
-    assert Config().for_parameter("fc", Mine(2, 2), "weight") is not None
+    assert settings(Config(), "fc", Mine(2, 2), "weight") is not None
 
 
 def test_overrides_apply_in_order():
@@ -116,7 +120,7 @@ def test_overrides_apply_in_order():
     )
 
     def found(module):
-        return config.for_parameter(module, LINEAR, "weight")
+        return settings(config, module, LINEAR, "weight")
 
     plain = replace(config, overrides={})
     assert found("head") == plain
@@ -126,15 +130,15 @@ def test_overrides_apply_in_order():
 
 def test_keep_float_leaves_what_it_matches():
     config = Config(overrides={"fc*": {"keep_float": True}, "fc2": {"keep_float": False}})
-    assert config.for_parameter("fc1", LINEAR, "weight") is None
-    assert config.for_parameter("fc2", LINEAR, "weight") is not None
-    assert Config(keep_float=True).for_parameter("fc1", LINEAR, "weight") is None
+    assert settings(config, "fc1", LINEAR, "weight") is None
+    assert settings(config, "fc2", LINEAR, "weight") is not None
+    assert settings(Config(keep_float=True), "fc1", LINEAR, "weight") is None
 
 
 def test_a_float32_bias_stays_unless_an_override_says_so():
     config = Config(overrides={"head": {"bias": "grid"}})
-    assert config.for_parameter("fc", LINEAR, "bias") is None
-    assert config.for_parameter("head", LINEAR, "bias") is not None
+    assert settings(config, "fc", LINEAR, "bias") is None
+    assert settings(config, "head", LINEAR, "bias") is not None
 
 
 def test_patterns_are_all_that_have_to_match():

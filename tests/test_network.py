@@ -463,6 +463,12 @@ def test_tied_weights_freeze_together(duplicate):
     assert net[0].weight is net[2].weight
 
 
+def test_tied_weights_take_the_settings_of_their_first_name():
+    net = prepare(tied(), Config(overrides={"0": {"levels": 3}, "2": {"levels": 17}}))
+    assert layers.constraints(net[0]) == layers.constraints(net[2])
+    assert layers.constraints(net[2])["weight"].levels == 3
+
+
 def test_tied_weights_load_a_plain_checkpoint():
     net = prepare(tied(), CONFIG)
     plain = tied()
@@ -474,7 +480,7 @@ def test_tied_weights_load_a_plain_checkpoint():
 def test_a_weight_shared_with_another_kind_of_module_is_constrained_there_too():
     net = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 7, bias=False))
     net[0].weight = net[1].weight
-    prepare(net, Config(levels=3, forward="moments"))
+    prepare(net, Config(levels=3, forward="moments", include=(nn.Linear,)))
     assert penalty(net, 1.0, 1) > 0
     tokens = torch.arange(7)
     net(tokens).sum().backward()

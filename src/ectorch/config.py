@@ -24,6 +24,21 @@ RELAXATIONS: dict[str, Callable[..., Relaxation]] = {
     "categorical": Categorical,
     "hard": Hard,
 }
+LAYERS: tuple[type[nn.Module], ...] = (
+    nn.Linear,
+    nn.Bilinear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.MultiheadAttention,
+    nn.RNNBase,
+    nn.RNNCellBase,
+)
 _MAX_LEVELS = 1 << 16
 
 
@@ -47,10 +62,11 @@ class Config:
         reach: steps of a grid from zero to the farthest weight when training starts. Coarse steps
             are what makes networks sparse (the range has no limit: levels beyond are free for
             weights that grow); for plain quantisation give half of ``levels``.
-        bias: every parameter called ``bias``: "float32" leaves it, "float16" rounds it, "grid"
-            constrains it with ``bias_levels`` on a grid, nearest.
+        bias: every parameter of fewer than two dimensions (biases; norms where ``include`` has
+            them): "float32" leaves it, "float16" rounds it, "grid" constrains it with
+            ``bias_levels`` on a grid, nearest.
         bias_levels: see ``bias``.
-        include: module types whose weight and bias are constrained, and patterns of parameters.
+        include: module types whose own parameters are constrained, and patterns of parameters.
         exclude: module types and patterns that stay as they are.
         overrides: pattern -> fields of this class for what matches, in order: ``levels``,
             ``relaxation``, ``lengths``, ``forward``, ``codebook``, ``reach``, ``bias``,
@@ -70,7 +86,7 @@ class Config:
     reach: float = 3.0
     bias: BiasFormat = "float32"
     bias_levels: int = 65
-    include: tuple[Selector, ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    include: tuple[Selector, ...] = LAYERS
     exclude: tuple[Selector, ...] = ()
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     alpha_scale: float = 1.0
@@ -133,12 +149,14 @@ class Config:
         if not holds:
             raise ConfigError(f"{name} = {getattr(self, name)!r}: expected {expected}")
 
-    def for_parameter(self, module_name: str, module: nn.Module, parameter: str) -> Config | None:
+    def for_parameter(
+        self, module_name: str, module: nn.Module, parameter: str, dimensions: int
+    ) -> Config | None:
         """The settings of one parameter with the overrides applied; None when it stays as it is."""
 
         def matches(selector: Selector) -> bool:
             if isinstance(selector, type):
-                return isinstance(module, selector) and parameter in ("weight", "bias")
+                return isinstance(module, selector)
             return any(fnmatchcase(name, selector) for name in (module_name, full_name))
 
         full_name = f"{module_name}.{parameter}" if module_name else parameter
@@ -148,7 +166,7 @@ class Config:
         for pattern, changes in self.overrides.items():
             if matches(pattern):
                 config = replace(config, **changes)
-        as_float = config.keep_float or (parameter == "bias" and config.bias == "float32")
+        as_float = config.keep_float or (dimensions < 2 and config.bias == "float32")
         return None if as_float else config
 
     def patterns(self) -> list[str]:

@@ -10,7 +10,7 @@ its own name, so optimizers, checkpoints and tied weights see what they saw befo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ectorch.codebook import Codebook, CodebookKind, initial_log_gaps
 from ectorch.relaxation import Relaxation
@@ -184,10 +185,13 @@ def _constrained_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn
         "_ectorch_base": base,
         "__module__": base.__module__,
         "__reduce_ex__": _reduce_ex,
+        "__setattr__": _setattr,
         "_load_from_state_dict": _load_from_state_dict,
     }
     for name in names:
         namespace[name] = property(partial(_read, name=name))
+    if issubclass(base, nn.RNNBase):
+        namespace["_flat_weights"] = _FLAT_WEIGHTS
     multiply = _MULTIPLY.get(base.forward)
     if multiply is not None:
         namespace["forward"] = _moments_forward(base.forward, multiply)
@@ -200,9 +204,39 @@ _CLASSES: dict[tuple[type[nn.Module], tuple[str, ...]], type[nn.Module]] = {}
 
 def _read(module: nn.Module, name: str) -> Tensor:
     try:
-        return relaxed(module, name)
+        tensor = relaxed(module, name)
+        if not torch.compiler.is_compiling():
+            _SOURCES[tensor] = module, name
+            if not torch.is_grad_enabled():
+                tensor.requires_grad_()  # torch multiplies by other kernels where it is not set
+        return tensor
     except AttributeError as error:  # nn.Module would go on to answer with the raw Parameter
         raise RuntimeError(f"{type(module).__name__}.{name}: {error}") from error
+
+
+# what each relaxed tensor is a read of, as long as the tensor lives
+_SOURCES: MutableMapping[Tensor, tuple[nn.Module, str]] = WeakIdKeyDictionary()
+
+
+def _setattr(self: nn.Module, name: str, value: Any) -> None:
+    """Assigning what another constrained parameter reads as ties the two (``b.weight = a.weight``).
+
+    This is how Transformers ties embeddings, before `prepare` or after it.
+    """
+    source = _SOURCES.get(value) if isinstance(value, Tensor) else None
+    if source is None or name not in constraints(self):
+        type(self)._ectorch_base.__setattr__(self, name, value)  # type: ignore[attr-defined]
+    elif source != (self, name):
+        other, other_name = source
+        self._parameters[name] = other._parameters[other_name]
+        tie(self, name, other, other_name)
+
+
+# nn.RNNBase multiplies with a list that it keeps beside its parameters
+_FLAT_WEIGHTS = property(
+    lambda self: [getattr(self, name) for name in self._flat_weights_names],
+    lambda self, weights: None,
+)
 
 
 @torch.no_grad()

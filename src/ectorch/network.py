@@ -48,8 +48,10 @@ def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
             unmatched -= {
                 p for p in unmatched if fnmatchcase(full_name, p) or fnmatchcase(module_name, p)
             }
-            own = config.for_parameter(module_name, module, name)
-            if own is not None and parameter is not None:
+            if parameter is None:
+                continue
+            own = config.for_parameter(module_name, module, name, parameter.ndim)
+            if own is not None:
                 chosen.setdefault(id(parameter), own)
     if unmatched:
         raise ConfigError(f"no parameter matches {', '.join(sorted(map(repr, unmatched)))}")
@@ -67,7 +69,7 @@ def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
     for _, module, name, parameter in places:
         holder = first.setdefault(id(parameter), (module, name))
         if holder == (module, name):
-            layers.constrain(module, name, _constraint(name, chosen[id(parameter)]))
+            layers.constrain(module, name, _constraint(chosen[id(parameter)], parameter.ndim))
         else:
             layers.tie(module, name, *holder)
     return model
@@ -191,8 +193,8 @@ def _constrained(model: nn.Module) -> Iterator[tuple[nn.Module, str, Constraint]
                 yield module, name, constraint
 
 
-def _constraint(name: str, config: Config) -> Constraint:
-    if name != "bias":
+def _constraint(config: Config, dimensions: int) -> Constraint:
+    if dimensions > 1:
         relaxation = config.make_relaxation()
         return Constraint(
             relaxation,
