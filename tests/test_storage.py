@@ -289,3 +289,9 @@ def test_constrained_weights_take_a_fraction_of_their_floats():
     model = constrained(dense_network, "float16")
     floats = sum(t.numel() * t.element_size() for t in dense_network().state_dict().values())
     assert len(ec.save(model)) < floats / 10
+
+
+@pytest.mark.parametrize("tensors", [{"epoch": 3}, {7: torch.zeros(2)}], ids=["number", "key"])
+def test_what_is_no_named_tensor_is_refused(tensors):
+    with pytest.raises(UnsupportedTensorError, match="expected a named tensor"):
+        ec.save(tensors)

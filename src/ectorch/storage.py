@@ -56,7 +56,8 @@ def save_file(
         the file's size in bytes.
 
     Raises:
-        UnsupportedTensorError: for a sparse, quantized or other unknown tensor, by its name.
+        UnsupportedTensorError: for a sparse, quantized or other unknown tensor, or what is no
+            tensor at all, by its name.
     """
     data = save(model, metadata)
     write_atomic(path, data)
@@ -74,7 +75,7 @@ def load_file(path: _Path, max_decoded_bytes: int = DEFAULT_MAX_DECODED_BYTES) -
     Tied tensors come as separate copies; `load_model` puts them into a model that ties them.
 
     Args:
-        max_decoded_bytes: refuse files that decode to more.
+        max_decoded_bytes: refuse files whose tensors and names take more.
 
     Raises:
         FormatError: when the file is damaged, too new or too large.
@@ -175,6 +176,8 @@ def _load(source: str | bytes, max_decoded_bytes: int) -> dict[str, Tensor]:
 
 
 def _to_raw(name: str, tensor: Tensor) -> RawTensor:
+    if not isinstance(name, str) or not isinstance(tensor, Tensor):
+        raise UnsupportedTensorError(f"{name!r}: {type(tensor).__name__}, expected a named tensor")
     dtype = _DTYPE_NAMES.get(tensor.dtype)
     if dtype is None or tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
         raise UnsupportedTensorError(

@@ -76,3 +76,10 @@ def test_nans_stay_since_machines_convert_them_differently(bits, ect):
 
 def test_other_dtypes_stay(ect):
     assert encode_half(ect.raw("float64", [0])) is None
+
+
+def test_bytes_after_the_frame_are_refused(ect):
+    frame = encode_zstd(ect.raw("float32", range(10)))
+    for more in (b"\0", frame, bytes(3000)):
+        with pytest.raises(FormatError, match="conv1"):
+            decode_zstd(frame + more, "float32", 10, "conv1")

@@ -6,6 +6,7 @@ import hashlib
 import io
 import math
 import os
+import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -66,7 +67,7 @@ def estimate_file_bits(
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     """Write beside ``path``, then rename: a reader sees the old file or the whole new one."""
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         with open(partial, "wb") as file:
             file.write(data)
@@ -82,7 +83,7 @@ class Reader:
 
     Args:
         source: a path, or the file's bytes.
-        max_decoded_bytes: refuse files whose tensors would take more memory than this. A tensor
+        max_decoded_bytes: refuse files whose tensors and names would take more than this. A tensor
             of one value costs no bytes in the file, so a tiny file can declare a huge one.
 
     Raises:

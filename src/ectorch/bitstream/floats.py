@@ -10,6 +10,7 @@ from ectorch.errors import FormatError
 
 _ZSTD_LEVEL = 19
 _ZSTD_LEVEL_LARGE = 3
+_CHUNK_BYTES = 64  # a block of four bytes may hold 128 KiB: look at the sum this often
 _MAX_WINDOW_BYTES = 1 << 23
 _LARGE_BYTES = 1 << 22  # past this, level 19 costs minutes and buys nothing on floats
 
@@ -28,14 +29,14 @@ def decode_zstd(data: bytes, dtype: str, count: int, what: str) -> Bits:
     """
     size, out = count * DTYPES[dtype], bytearray()
     try:
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
-        for chunk in decompressor.read_to_iter(data):
-            out += chunk
+        frame = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).decompressobj()
+        for start in range(0, len(data), _CHUNK_BYTES):
+            out += frame.decompress(data[start : start + _CHUNK_BYTES])
             if len(out) > size:
                 break
     except zstandard.ZstdError as error:
         raise FormatError(f"{what}: {error}") from error
-    if len(out) != size:
+    if len(out) != size or not frame.eof or frame.unused_data:
         raise FormatError(f"{what}: zstd frame does not hold {size} bytes")
     return bits_from_bytes(out, dtype)
 
