@@ -148,6 +148,8 @@ def test_a_file_that_decodes_to_too_much_is_refused(run, model):
 def test_absent_files_and_unknown_things_are_named(run, model, recipe, tmp_path):
     assert_one_clear_line(run("verify", tmp_path / "absent.ect"), "absent.ect")
     assert_one_clear_line(run("train", tmp_path / "absent.toml"), "absent.toml")
+    target = tmp_path / "no" / "folder.safetensors"
+    assert_one_clear_line(run("decompress", model, target), f"{target}: No such file")
     assert_one_clear_line(run("eval", model, "--data", "digits"), "a.weight", "no known network")
     out = tmp_path / "run"
     assert_one_clear_line(run("train", recipe, "--data", "nothing", "--out", out), "nothing")
@@ -163,7 +165,9 @@ def test_absent_files_and_unknown_things_are_named(run, model, recipe, tmp_path)
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pt"])
 def test_compress_refuses_what_holds_no_tensors(run, tmp_path, name):
     (tmp_path / name).write_bytes(b"nonsense")
-    assert_one_clear_line(run("compress", tmp_path / name, tmp_path / "a.ect"), name)
+    result = run("compress", tmp_path / name, tmp_path / "a.ect")
+    assert_one_clear_line(result, name)
+    assert len(result[2]) < 400
     assert not (tmp_path / "a.ect").exists()
 
 

@@ -41,6 +41,8 @@ def main() -> None:
         app()
     except (EctorchError, OSError, ImportError) as error:
         message = " ".join(str(error).split())
+        if isinstance(error, OSError) and error.filename:
+            message = f"{error.filename}: {error.strerror}"
         if isinstance(error, ImportError):
             message += ": pip install 'ectorch[experiments]'"
         print(f"ectorch: {message}", file=sys.stderr)  # noqa: T201
@@ -273,7 +275,7 @@ def _read_tensors(source: Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         loaded = torch.load(source, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise FormatError(f"{source}: no file of tensors only ({error})") from error
+        raise FormatError(f"{source}: neither .safetensors nor a .pt of tensors only") from error
     if not isinstance(loaded, dict) or not all(map(torch.is_tensor, loaded.values())):
         raise FormatError(f"{source}: expected tensors by name, save model.state_dict()")
     return loaded, {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 
 import torch
 from torch import Tensor, nn
@@ -132,13 +131,8 @@ class safe_open:  # noqa: N801 - the name that safetensors' users know
     def __enter__(self) -> safe_open:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._reader.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self._reader.__exit__(*error)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._reader.entries)
