@@ -1,3 +1,4 @@
+import errno
 import time
 import tracemalloc
 
@@ -299,10 +300,10 @@ def test_a_failed_write_changes_nothing(failing, existed, tmp_path, monkeypatch)
 
     def fail(*_):
         assert not existed or path.read_bytes() == b"old"
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     monkeypatch.setattr(failing, fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match=f"disk full.*{path}"):
         write_atomic(path, b"new")
     assert [p.read_bytes() for p in tmp_path.iterdir()] == ([b"old"] if existed else [])
 
