@@ -14,7 +14,7 @@ from ectorch.relaxation import Bracket, Categorical, Hard, Relaxation
 
 RELAXATIONS = {
     "bracket": Bracket(),
-    "bracket-isotonic": Bracket(lengths="isotonic"),
+    "bracket-running-maximum": Bracket(lengths="running_maximum"),
     "bracket-free": Bracket(lengths="free"),
     "categorical": Categorical(),
     "hard": Hard(),

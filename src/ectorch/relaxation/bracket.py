@@ -29,7 +29,7 @@ class Bracket:
         lengths: how code lengths follow from the soft histogram, see `code_lengths`.
     """
 
-    lengths: LengthRule = "running_maximum"
+    lengths: LengthRule = "isotonic"
 
     def __post_init__(self) -> None:
         allowed = get_args(LengthRule)
