@@ -8,7 +8,8 @@ from torch import nn
 
 from ectorch.config import Config
 from ectorch.errors import ConfigError, EctorchError
-from ectorch.relaxation import Bracket
+from ectorch.lengths import free, isotonic
+from ectorch.relaxation import Bracket, Categorical, Hard
 
 LINEAR, CONV, NORM = nn.Linear(2, 2), nn.Conv2d(1, 1, 1), nn.LayerNorm(2)
 
@@ -34,6 +35,8 @@ def settings(config, module_name, module, parameter):
         ("forward", "mean"),
         ("codebook", "uniform"),
         ("lengths", "isotone"),
+        ("strength", -0.1),
+        ("strength", "0.1"),
         ("bias", "float64"),
         ("reach", 0.0),
         ("reach", math.nan),
@@ -147,10 +150,14 @@ def test_patterns_are_all_that_have_to_match():
 
 
 def test_a_relaxation_is_taken_by_name_or_as_it_is():
-    mine = Bracket("isotonic")
+    mine = Bracket(free)
     assert Config().make_relaxation() == Bracket()
     assert Config(relaxation=mine).make_relaxation() is mine
 
 
 def test_lengths_are_those_of_a_relaxation_given_by_name():
-    assert Config(lengths="isotonic").make_relaxation() == Bracket("isotonic")
+    assert Config(lengths="free").make_relaxation() == Bracket(free)
+    assert Config(lengths=free).make_relaxation() == Bracket(free)
+    hard = Config(relaxation="hard", lengths="isotonic", strength=0.5).make_relaxation()
+    assert hard == Hard(isotonic, 0.5)
+    assert Config(relaxation="categorical", strength=0.5).make_relaxation() == Categorical()

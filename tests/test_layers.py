@@ -111,7 +111,12 @@ def test_keys_and_the_parameter_itself_stay(case):
     keys, weight, kind = list(module.state_dict()), module.weight, type(module)
     before = weight.detach().clone()
     prepared(module)
-    assert set(module.state_dict()) == {*keys, "weight_log_gaps"}
+    assert set(module.state_dict()) == {
+        *keys,
+        "weight_log_gaps",
+        "weight_lengths",
+        "weight_bits",
+    }
     assert module._parameters["weight"] is weight
     assert next(module.parameters()) is weight
     assert torch.equal(weight, before)

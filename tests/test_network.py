@@ -15,6 +15,7 @@ from ectorch.codebook import initial_log_gaps
 from ectorch.config import Config
 from ectorch.entropy import bit_size, entropy, hard_counts
 from ectorch.errors import ConfigError, UnsupportedLayerError
+from ectorch.lengths import free
 from ectorch.network import (
     convert,
     discrete_state_dict,
@@ -262,7 +263,9 @@ def test_the_penalty_is_alpha_ln2_bits_over_examples(net):
     for name in CONSTRAINED:
         module = net.get_submodule(name)
         variables = {"weight": module._parameters["weight"]}
-        bits += Bracket().rate_bits(variables, layers.codebook(module, "weight")).item()
+        book = layers.codebook(module, "weight")
+        counts = Bracket().counts(variables, book)
+        bits += (counts @ Bracket().lengths(counts, book.zero)).item()
     for alpha, examples in ((1.0, 1), (0.3, 60000), (0.0, 7)):
         value = penalty(net, alpha, examples)
         assert value.dtype == torch.float32
@@ -279,7 +282,7 @@ def test_alpha_scale_is_a_factor(net):
 
 
 def test_on_levels_the_free_penalty_is_the_size_of_the_symbols(net):
-    prepare(net, Config(levels=LEVELS, relaxation=Bracket("free"), include=("head.weight",)))
+    prepare(net, Config(levels=LEVELS, relaxation=Bracket(free), include=("head.weight",)))
     with torch.no_grad():
         net.head._parameters["weight"].copy_(layers.hard(net.head, "weight"))
     bits = bit_size(hard_counts(symbols_of(net), LEVELS))
@@ -512,6 +515,8 @@ def test_a_module_used_twice_is_prepared_once():
 class Softmax:
     """Logits for every level beside the weight; knows nothing of the rest of the house."""
 
+    lengths = staticmethod(free)
+
     def extra_variables(self, weight, codebook):
         distance = (weight.unsqueeze(-1) - codebook.values).square()
         return {"logits": -distance / distance.mean()}
@@ -535,8 +540,11 @@ class Softmax:
     def symbols(self, variables, codebook):
         return variables["logits"].argmax(-1)
 
-    def rate_bits(self, variables, codebook):
-        return bit_size(variables["logits"].double().softmax(-1).flatten(0, -2).sum(0))
+    def counts(self, variables, codebook):
+        return variables["logits"].double().softmax(-1).flatten(0, -2).sum(0)
+
+    def charge(self, variables, codebook, lengths):
+        return self.counts(variables, codebook) @ lengths.double()
 
 
 @pytest.mark.parametrize("forward", ["nearest", "sampled", "moments"])

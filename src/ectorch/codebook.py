@@ -8,6 +8,7 @@ grid has one gap, its step.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,18 +28,17 @@ def zero_index(levels: int) -> int:
 
 @dataclass(frozen=True)
 class Codebook:
-    """Values that a weight may take.
+    """Values that a weight may take: ``levels`` of them, ascending.
 
     Attributes:
-        values: (levels,) ascending; ``values[zero]`` is exactly +0.0.
-        zero: index of the zero.
         step: () the gap of a uniform grid, rounded to bfloat16 (straight through) so that a file
             spends two bytes on it and multiples are exact; None for a codebook of free values.
+        free_values: (levels,) of a codebook without a step.
     """
 
-    values: Tensor
-    zero: int
+    levels: int
     step: Tensor | None = None
+    free_values: Tensor | None = None
 
     @classmethod
     def from_log_gaps(cls, log_gaps: Tensor, levels: int) -> Codebook:
@@ -46,21 +46,48 @@ class Codebook:
 
         Differentiable: values carry the gradient to ``log_gaps``.
         """
-        zero = zero_index(levels)
-        gaps = log_gaps.exp()
         if log_gaps.numel() == 1:
-            step = gaps.squeeze(0)
-            step = step + (step.bfloat16().to(step.dtype) - step).detach()
-            index = torch.arange(-zero, levels - zero, dtype=gaps.dtype, device=gaps.device)
-            return cls(index * step, zero, step)
+            apply: Callable[..., tuple[Tensor, Tensor]] = _RoundedExp.apply
+            return cls(levels, step=apply(log_gaps)[0])
+        zero, gaps = zero_index(levels), log_gaps.exp()
         # values stay distinct: a gap is never lost in the rounding of its sum
         gaps = torch.maximum(gaps, 2 * torch.finfo(gaps.dtype).eps * gaps.detach().sum())
         below = -gaps[:zero].flip(0).cumsum(0).flip(0)
-        return cls(torch.cat([below, gaps.new_zeros(1), gaps[zero:].cumsum(0)]), zero)
+        values = torch.cat([below, gaps.new_zeros(1), gaps[zero:].cumsum(0)])
+        return cls(levels, free_values=values)
 
     @property
-    def levels(self) -> int:
-        return len(self.values)
+    def zero(self) -> int:
+        """Index of the value that is exactly +0.0."""
+        return zero_index(self.levels)
+
+    @property
+    def values(self) -> Tensor:
+        """(levels,) ascending."""
+        if self.step is None:
+            assert self.free_values is not None
+            return self.free_values
+        low, high = self.multiples
+        dtype, device = self.step.dtype, self.step.device
+        return torch.arange(low, high + 1, dtype=dtype, device=device) * self.step
+
+    @property
+    def gaps(self) -> Tensor:
+        """(levels - 1,) from each value to the next; () of a grid."""
+        return self.values.diff() if self.step is None else self.step
+
+    @property
+    def multiples(self) -> tuple[int, int]:
+        """The first and the last level of a grid, in steps."""
+        return -self.zero, self.levels - 1 - self.zero
+
+    def interval(self, weight: Tensor) -> Tensor:
+        """How many levels are at most as large as each weight: int32 in ``[0, levels]``."""
+        weight = weight.detach()
+        if self.step is None:
+            values = self.values.detach()
+            return torch.bucketize(weight.contiguous(), values, right=True, out_int32=True)
+        return (weight / self.step.detach()).add_(self.zero + 1).clamp_(0, self.levels).int()
 
     def locate(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The bracket of each weight, ``values[lower] <= weight <= values[lower + 1]``.
@@ -69,18 +96,19 @@ class Codebook:
             weight: any shape.
 
         Returns:
-            lower: int64 in ``[0, levels - 2]``, and fraction in [0, 1], both of weight's shape.
+            lower: int32 in ``[0, levels - 2]``, and fraction in [0, 1], both of weight's shape.
             Weights out of range are at the near end of the first or last bracket. Detached.
         """
-        weight, values = weight.detach(), self.values.detach()
+        weight = weight.detach()
         if self.step is not None:
-            position = (weight / self.step.detach() + self.zero).clamp(0, self.levels - 1)
-            lower = position.floor().clamp_(max=self.levels - 2)
-            return lower.long(), position - lower
-        lower = torch.bucketize(weight.contiguous(), values, right=True) - 1
-        lower.clamp_(0, self.levels - 2)
-        start = values[lower]
-        return lower, ((weight - start) / (values[lower + 1] - start)).clamp(0, 1)
+            low, high = self.multiples
+            position = (weight / self.step.detach()).clamp_(low, high)
+            lower = position.floor().clamp_(max=high - 1)
+            return lower.int().add_(self.zero), position.sub_(lower)
+        lower = self.interval(weight).sub_(1).clamp_(0, self.levels - 2)
+        values = self.values.detach()
+        start, end = values[lower], values[lower + 1]
+        return lower, ((weight - start) / (end - start)).clamp_(0, 1)
 
     def quantize(self, weight: Tensor) -> Tensor:
         """Nearest level of each weight, int64.
@@ -88,16 +116,36 @@ class Codebook:
         Halfway goes to the even multiple of a step as in `torch.round`, else to the lower value.
         """
         if self.step is not None:
-            index = (weight.detach() / self.step.detach()).round()
-            return index.clamp_(-self.zero, self.levels - 1 - self.zero).long() + self.zero
+            position = weight.detach() / self.step.detach()
+            return position.round_().clamp_(*self.multiples).long().add_(self.zero)
         lower, fraction = self.locate(weight)
-        return lower + (fraction > 0.5)
+        return lower.long() + (fraction > 0.5)
 
     def dequantize(self, symbols: Tensor) -> Tensor:
         """Values of integer ``symbols``; differentiable with respect to the codebook."""
         if self.step is not None:
             return (symbols - self.zero).to(self.step.dtype) * self.step
         return self.values[symbols]
+
+
+class _RoundedExp(torch.autograd.Function):
+    """``exp``, rounded to bfloat16, with the gradient of ``exp``: (1,) to ()."""
+
+    @staticmethod
+    def forward(log_step: Tensor) -> tuple[Tensor, Tensor]:
+        step = log_step.exp().squeeze(0)
+        return step.bfloat16().to(step.dtype), step
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx, grad, _):  # type: ignore[no-untyped-def]
+        (step,) = ctx.saved_tensors
+        return (grad * step).reshape(1)
 
 
 def initial_log_gaps(

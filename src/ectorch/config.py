@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from ectorch.codebook import CodebookKind
-from ectorch.entropy import LengthRule
 from ectorch.errors import ConfigError
+from ectorch.lengths import RULES, LengthRule
 from ectorch.relaxation import Bracket, Categorical, Hard, Relaxation
 
 Forward = Literal["nearest", "sampled", "moments"]
@@ -57,8 +57,10 @@ class Config:
             at random, or for Linear and Conv "moments" (mean and variance of the layer's output;
             other modules get "sampled"). In eval mode the network is always the hard one.
         codebook: "grid" (one learned step), or free values that start at "kmeans" or "quantile".
-        lengths: how a relaxation that is given by name charges its levels, see
-            `ectorch.entropy.code_lengths`; None is its own default.
+        lengths: how a relaxation that is given by name charges its levels: "isotonic",
+            "running_maximum", "free", "pruning", "cardinality", or a rule of your own, see
+            `ectorch.lengths`; None is the relaxation's own default.
+        strength: lambda of "hard", in units of the smallest gap squared a bit.
         reach: steps of a grid from zero to the farthest weight when training starts. Coarse steps
             are what makes networks sparse (the range has no limit: levels beyond are free for
             weights that grow); for plain quantisation give half of ``levels``.
@@ -69,8 +71,8 @@ class Config:
         include: module types whose own parameters are constrained, and patterns of parameters.
         exclude: module types and patterns that stay as they are.
         overrides: pattern -> fields of this class for what matches, in order: ``levels``,
-            ``relaxation``, ``lengths``, ``forward``, ``codebook``, ``reach``, ``bias``,
-            ``bias_levels``, ``alpha_scale`` and ``keep_float``.
+            ``relaxation``, ``lengths``, ``strength``, ``forward``, ``codebook``, ``reach``,
+            ``bias``, ``bias_levels``, ``alpha_scale`` and ``keep_float``.
         alpha_scale: factor of ``alpha`` for these parameters.
         keep_float: leave these parameters as they are.
 
@@ -82,7 +84,8 @@ class Config:
     relaxation: str | Relaxation = "bracket"
     forward: Forward = "nearest"
     codebook: CodebookKind = "grid"
-    lengths: LengthRule | None = None
+    lengths: str | LengthRule | None = None
+    strength: float = 0.05
     reach: float = 3.0
     bias: BiasFormat = "float32"
     bias_levels: int = 65
@@ -105,7 +108,6 @@ class Config:
             ("codebook", get_args(CodebookKind)),
             ("bias", get_args(BiasFormat)),
             ("keep_float", (False, True)),
-            ("lengths", (None, *get_args(LengthRule))),
         ):
             self._expect(name, getattr(self, name) in allowed, f"one of {allowed}")
         chosen = self.relaxation
@@ -116,6 +118,12 @@ class Config:
             else isinstance(chosen, Relaxation) and not isinstance(chosen, type),
             f"one of {tuple(RELAXATIONS)}, or an object with the methods of a Relaxation",
         )
+        self._expect(
+            "lengths",
+            self.lengths is None or callable(self.lengths) or self.lengths in RULES,
+            f"one of {tuple(RULES)}, or a function of counts and the zero's index",
+        )
+        self._expect("strength", _is_number(self.strength) and self.strength >= 0, "0 or more")
         self._expect("reach", _is_number(self.reach) and self.reach > 0, "more than 0")
         self._expect(
             "alpha_scale",
@@ -179,8 +187,14 @@ class Config:
         chosen = self.relaxation
         if not isinstance(chosen, str):
             return chosen
-        kind = RELAXATIONS[chosen]
-        return kind() if self.lengths is None else kind(lengths=self.lengths)
+        settings: dict[str, Any] = {}
+        if self.lengths is not None:
+            settings["lengths"] = (
+                RULES[self.lengths] if isinstance(self.lengths, str) else self.lengths
+            )
+        if chosen == "hard":
+            settings["strength"] = self.strength
+        return RELAXATIONS[chosen](**settings)
 
 
 def _is_number(value: object) -> bool:

@@ -3,7 +3,8 @@
 ``module.__class__`` is swapped for a cached subclass on which the parameter's name is a property:
 every read gives the relaxed tensor, whoever reads it. The Parameter stays in ``_parameters`` under
 its own name, so optimizers, checkpoints and tied weights see what they saw before. Beside it stand
-``<name>_log_gaps`` (the codebook), whatever the relaxation trains, and once frozen
+``<name>_log_gaps`` (the codebook), ``<name>_lengths`` (bits charged for each level) and
+``<name>_bits`` (the relaxed size under them), whatever the relaxation trains, and once frozen
 ``<name>_symbols``.
 """
 
@@ -24,6 +25,8 @@ from ectorch.codebook import Codebook, CodebookKind, initial_log_gaps
 from ectorch.relaxation import Relaxation
 
 _LOG_GAPS = "log_gaps"
+_LENGTHS = "lengths"
+_BITS = "bits"
 _SYMBOLS = "symbols"
 _CONSTRAINTS = "_ectorch_constraints"
 _DELTA = 1e-4  # smallest variance of an output, relative to the mean variance of its layer
@@ -49,7 +52,9 @@ class Constraint:
     @property
     def added(self) -> tuple[str, ...]:
         """Suffixes of the tensors that may stand beside the parameter."""
-        return () if self.relaxation is None else (_LOG_GAPS, _SYMBOLS, *self.extra)
+        if self.relaxation is None:
+            return ()
+        return (_LOG_GAPS, _LENGTHS, _BITS, _SYMBOLS, *self.extra)
 
 
 def constraints(module: nn.Module) -> dict[str, Constraint]:
@@ -71,16 +76,23 @@ def constrain(module: nn.Module, name: str, constraint: Constraint) -> None:
         for suffix, value in extra.items():
             module.register_parameter(f"{name}_{suffix}", nn.Parameter(value))
         constraint = replace(constraint, extra=tuple(extra))
+        lengths = torch.zeros(constraint.levels, dtype=torch.float32, device=weight.device)
+        module.register_buffer(f"{name}_{_LENGTHS}", lengths)
+        module.register_buffer(f"{name}_{_BITS}", lengths.sum())
     _set_constraints(module, {**constraints(module), name: constraint})
+    if constraint.relaxation is not None:
+        refresh_lengths(module, name)
 
 
 def tie(module: nn.Module, name: str, other: nn.Module, other_name: str) -> None:
     """Constrain ``module.name`` as ``other.other_name``, whose Parameter it shares, is."""
     constraint = constraints(other)[other_name]
     for suffix in constraint.added:
-        shared = other._parameters.get(f"{other_name}_{suffix}")
-        if shared is not None:
-            module.register_parameter(f"{name}_{suffix}", shared)
+        mine, theirs = f"{name}_{suffix}", f"{other_name}_{suffix}"
+        if theirs in other._parameters:
+            module.register_parameter(mine, other._parameters[theirs])
+        elif theirs in other._buffers:
+            module.register_buffer(mine, other._buffers[theirs])
     _set_constraints(module, {**constraints(module), name: constraint})
 
 
@@ -119,6 +131,34 @@ def _thaw(module: nn.Module, name: str) -> None:
     if module._buffers.pop(f"{name}_{_SYMBOLS}", None) is not None:
         for tensor in variables(module, name).values():
             tensor.requires_grad_(True)
+
+
+@torch.no_grad()
+def refresh_lengths(module: nn.Module, name: str) -> None:
+    """Set the code lengths and the size of a parameter by its weights as they are now."""
+    relaxation = constraints(module)[name].relaxation
+    assert relaxation is not None
+    book = codebook(module, name)
+    counts = relaxation.counts(variables(module, name), book)
+    lengths = relaxation.lengths(counts, book.zero)
+    _buffer(module, name, _LENGTHS).copy_(lengths)
+    _buffer(module, name, _BITS).copy_(counts @ lengths)
+
+
+def rate_bits(module: nn.Module, name: str) -> Tensor:
+    """() float64: the relaxed size of a parameter at the last refresh, its gradient as of now."""
+    relaxation = constraints(module)[name].relaxation
+    assert relaxation is not None
+    with torch.no_grad():  # the rate would inflate the codebook
+        book = codebook(module, name)
+    charge = relaxation.charge(variables(module, name), book, _buffer(module, name, _LENGTHS))
+    return _buffer(module, name, _BITS) + (charge - charge.detach())
+
+
+def _buffer(module: nn.Module, name: str, suffix: str) -> Tensor:
+    buffer = module._buffers[f"{name}_{suffix}"]
+    assert buffer is not None
+    return buffer
 
 
 def relaxed(module: nn.Module, name: str) -> Tensor:
@@ -166,6 +206,7 @@ def release(module: nn.Module) -> None:
         _thaw(module, name)
         for suffix in constraint.added:
             module._parameters.pop(f"{name}_{suffix}", None)
+            module._buffers.pop(f"{name}_{suffix}", None)
     _set_constraints(module, {})
 
 
@@ -315,8 +356,10 @@ def _load_from_state_dict(
             missing_keys.remove(f"{prefix}{name}_{suffix}")
         if _SYMBOLS in absent:
             _thaw(self, name)
-        if absent - {_SYMBOLS}:
+        if absent - {_SYMBOLS, _LENGTHS, _BITS}:
             _restart(self, name, constraint)
+        if _LENGTHS in absent:
+            refresh_lengths(self, name)
 
 
 @torch.no_grad()

@@ -23,9 +23,10 @@ _CODEBOOK_LR_SCALE = 0.1  # codebooks that move fast collapse
 def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
     """Constrain the parameters that ``config`` names, in place, starting from their values.
 
-    Names, Parameters and plain checkpoints stay what they were; ``<name>_log_gaps`` joins the
-    state dict. A Parameter that several modules share is constrained in all of them as in the
-    first that ``config`` names. Build the optimizer from `param_groups` afterwards.
+    Names, Parameters and plain checkpoints stay what they were; ``<name>_log_gaps``,
+    ``<name>_lengths`` and ``<name>_bits`` join the state dict. A Parameter that several modules
+    share is constrained in all of them as in the first that ``config`` names. Build the optimizer
+    from `param_groups` afterwards.
 
     Returns:
         ``model``.
@@ -106,7 +107,7 @@ def param_groups(
     return [group for group in groups if group["params"]]
 
 
-def penalty(model: nn.Module, alpha: float, examples: int) -> Tensor:
+def penalty(model: nn.Module, alpha: float, examples: int, refresh: bool = True) -> Tensor:
     """The entropy term of the objective, in nats an example, to add to a mean loss.
 
         penalty = alpha * (ln 2 / examples) * sum of the constrained parameters' relaxed bits
@@ -117,6 +118,9 @@ def penalty(model: nn.Module, alpha: float, examples: int) -> Tensor:
     Args:
         alpha: 0 or more, no unit.
         examples: N of the training set (for sequence models, predicted tokens).
+        refresh: count the levels anew. A step without (``refresh=step % 4 == 0``) is faster: code
+            lengths and value are those of the last count, the gradient is of the weights as they
+            are.
 
     Returns:
         () float32, differentiable.
@@ -124,16 +128,16 @@ def penalty(model: nn.Module, alpha: float, examples: int) -> Tensor:
     Raises:
         ConfigError: when the model has not been prepared.
     """
-    charged = [
-        constraint.alpha_scale
-        * constraint.relaxation.rate_bits(
-            layers.variables(module, name), layers.codebook(module, name)
-        )
-        for module, name, constraint in _constrained(model)
-        if constraint.relaxation is not None and layers.frozen_symbols(module, name) is None
-    ]
-    if not charged and not any(True for _ in _constrained(model)):
+    constrained = [*_constrained(model)]
+    if not constrained:
         raise ConfigError(f"{type(model).__name__} is not prepared: call ectorch.prepare first")
+    charged = []
+    for module, name, constraint in constrained:
+        if constraint.relaxation is None or layers.frozen_symbols(module, name) is not None:
+            continue
+        if refresh:
+            layers.refresh_lengths(module, name)
+        charged.append(constraint.alpha_scale * layers.rate_bits(module, name))
     bits = torch.stack(charged).sum() if charged else torch.zeros(())
     return (alpha * math.log(2) / examples * bits).float()
 

@@ -17,7 +17,7 @@ TABLE = {
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*/*.toml")), ids=str)
 def test_every_recipe_of_the_project_reads(path):
-    assert read_recipe(path).constraint_config().levels >= 2
+    assert read_recipe(path).constrain.make_config().levels >= 2
 
 
 def test_changes_replace_values_by_their_dotted_key():

@@ -37,7 +37,7 @@ def finished(tmp_path_factory):
 def test_a_run_writes_a_small_file_that_still_knows_its_digits(finished):
     out, result = finished
     assert result["file_bytes"] == (out / "model.ect").stat().st_size < result["float_bytes"] / 10
-    assert result["decoded_error_percent"] < 15
+    assert result["decoded_error_percent"] < 20
     assert abs(result["estimate_bytes"] - result["file_bytes"]) < result["file_bytes"] / 100 + 64
     assert json.loads((out / "result.json").read_text()) == result
     assert result["mdl_bytes"] == result["labels_bytes"] + result["file_bytes"]
@@ -130,3 +130,43 @@ def test_the_decoded_file_is_the_network_of_the_run(finished):
     ec.load_model(model, out / "model.ect")
     test = evaluate(model.eval(), load("digits").test)
     assert test.predictions_sha256 == result["predictions_sha256"]
+
+
+@pytest.mark.parametrize("road", ["pruning", "cardinality"])
+def test_a_road_reduces_first_and_resumes_in_it(road, tmp_path):
+    table = TABLE | {"reduce": TABLE["constrain"] | {"config": {"lengths": road, "bias": "grid"}}}
+    expected = train(parse_recipe(table), tmp_path / "whole")
+    seen = []
+
+    def stop():
+        return len(seen) == 40  # in the reducing stage
+
+    with pytest.raises(Interrupted):
+        train(parse_recipe(table), tmp_path / "halves", seen.append, stop)
+    assert seen[-1].stage == "reduce"
+    result = train(parse_recipe(table), tmp_path / "halves")
+    assert result["file_bytes"] == expected["file_bytes"]
+    files = [(tmp_path / name / "model.ect").read_bytes() for name in ("whole", "halves")]
+    assert files[0] == files[1]
+    stages = [
+        json.loads(line).get("stage")
+        for line in (tmp_path / "whole/log.jsonl").read_text().splitlines()
+    ]
+    assert stages[0] == "pretrain"
+    assert "reduce" in stages
+
+
+def test_batch_norms_of_the_decoded_network_are_those_of_the_hard_one(tmp_path, monkeypatch):
+    class Normed(torch.nn.Sequential):
+        def __init__(self):
+            linear = torch.nn.Linear(784, 20), torch.nn.Linear(20, 10)
+            flat, norm = torch.nn.Flatten(), torch.nn.BatchNorm1d(20)
+            super().__init__(flat, linear[0], norm, torch.nn.ReLU(), linear[1])
+
+    monkeypatch.setitem(NETWORKS, "normed", Normed)
+    train(parse_recipe(TABLE | {"network": "normed"}), tmp_path)
+    model = Normed()
+    ec.load_model(model, tmp_path / "model.ect")
+    images = load("digits").train.images.float() / 255
+    hidden = model[1](model[0](images))
+    assert torch.allclose(model[2].running_mean, hidden.mean(0), atol=0.02 * hidden.std().item())

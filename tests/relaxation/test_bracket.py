@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ectorch.codebook import Codebook
-from ectorch.errors import ConfigError
 from ectorch.relaxation import Bracket
 
 LEVELS = 6
@@ -93,8 +92,3 @@ def test_rounding_makes_no_variance_negative(seed):
     codebook = Codebook.from_log_gaps(torch.randn(32, generator=generator), 33)
     weight = codebook.values * (1 + 1e-7 * torch.randn(50, 33, generator=generator))
     assert Bracket().moments({"weight": weight}, codebook)[1].min() >= 0
-
-
-def test_unknown_lengths_are_refused():
-    with pytest.raises(ConfigError, match="lengths = 'isotone'"):
-        Bracket(lengths="isotone")

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ectorch.codebook import Codebook, initial_log_gaps
+from ectorch.lengths import free, running_maximum
 from ectorch.relaxation import Bracket, Categorical, Hard, Relaxation
 
 RELAXATIONS = {
     "bracket": Bracket(),
-    "bracket-running-maximum": Bracket(lengths="running_maximum"),
-    "bracket-free": Bracket(lengths="free"),
+    "bracket-running-maximum": Bracket(running_maximum),
+    "bracket-free": Bracket(free),
     "categorical": Categorical(),
     "hard": Hard(),
 }
@@ -127,19 +128,42 @@ def test_moments_are_those_of_the_samples(subject):
     assert (variance.max() > 1e-4) == (subject.relaxation not in DETERMINISTIC)
 
 
-def test_the_rate_is_bits_with_a_gradient_to_the_variables_only(subject):
-    bits = subject.ask("rate_bits")
-    assert bits.dtype == torch.float64
-    assert bits.shape == ()
-    assert bits >= 0
-    if subject.relaxation in DETERMINISTIC:
-        assert not bits.requires_grad
+def test_counts_are_of_all_weights(subject):
+    counts = subject.ask("counts")
+    assert (counts.shape, counts.dtype) == ((LEVELS,), torch.float64)
+    assert counts.min() >= 0
+    assert counts.sum().item() == pytest.approx(subject.variables["weight"].numel())
+    lengths = subject.relaxation.lengths(counts, subject.codebook.zero)
+    assert lengths.shape == (LEVELS,)
+    assert counts @ lengths >= 0
+
+
+def test_the_charge_has_the_gradient_of_the_counts(relaxation, kind):
+    """That of ``counts @ lengths``, by finite differences, to the variables only."""
+    subject = make_subject(relaxation, kind, torch.float64, shape=(5, 4))
+    subject.variables["weight"].detach().add_(1e-3)  # off the knots
+    lengths = torch.tensor([5.0, 2.5, 0.5, 3.0, 3.5, 7.0], dtype=torch.float64)
+    charge = subject.ask("charge", lengths)
+    assert (charge.shape, charge.dtype) == ((), torch.float64)
+    if relaxation in DETERMINISTIC:
+        assert not charge.requires_grad
         return
-    gradients = subject.gradients(bits)
+    gradients = subject.gradients(charge)
     assert gradients.pop("log_gaps") is None
-    reached = [gradient for gradient in gradients.values() if gradient is not None]
-    assert any(gradient.count_nonzero() for gradient in reached)
-    assert all(gradient.isfinite().all() for gradient in reached)
+    if gradients["weight"] is None:
+        gradients.pop("weight")
+    assert gradients
+    for name, gradient in gradients.items():
+        flat, expected = subject.variables[name].detach().view(-1), []
+        for i in range(len(flat)):
+            sizes = []
+            for change in (1e-7, -2e-7):
+                flat[i] += change
+                sizes.append(subject.ask("counts").detach() @ lengths)
+            flat[i] += 1e-7
+            expected.append((sizes[0] - sizes[1]) / 2e-7)
+        assert gradient.count_nonzero()
+        torch.testing.assert_close(gradient.view(-1), torch.stack(expected), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["nearest", "sampled"])
@@ -162,8 +186,7 @@ def test_moments_have_the_gradients_of_finite_differences(relaxation, kind):
 
     def moments(shape, *variables):
         if kind == "grid":  # its step in place of the rounded one
-            index = torch.arange(LEVELS, dtype=shape.dtype) - subject.codebook.zero
-            codebook = Codebook(index * shape, subject.codebook.zero, shape)
+            codebook = Codebook(LEVELS, shape)
         else:
             codebook = Codebook.from_log_gaps(shape, LEVELS)
         named = dict(zip(subject.variables, variables, strict=True))
@@ -176,7 +199,8 @@ def test_moments_have_the_gradients_of_finite_differences(relaxation, kind):
 
 def test_nothing_is_changed_in_place(subject):
     before = copy.deepcopy((subject.variables, subject.log_gaps))
-    for method in ("nearest", "sampled", "moments", "symbols", "rate_bits"):
+    for method in ("nearest", "sampled", "moments", "symbols", "counts"):
         subject.ask(method)
+    subject.ask("charge", torch.rand(LEVELS)).requires_grad_().backward()
     assert all(torch.equal(subject.variables[name], value) for name, value in before[0].items())
     assert torch.equal(subject.log_gaps, before[1])

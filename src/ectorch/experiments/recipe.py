@@ -52,14 +52,23 @@ class ConstrainStage(Stage):
     Attributes:
         alpha: of the penalty, no unit; 1 is the two-part MDL code.
         ramp: share of the stage over which alpha rises from 0.
+        refresh: steps between counts of the levels, see `ectorch.penalty`.
         codebook_lr: of the codebooks, in relative units.
         config: fields of `ectorch.Config`.
     """
 
     alpha: Annotated[float, Field(ge=0)] = 1.0
     ramp: _Share = 0.6
+    refresh: Annotated[int, Field(ge=1)] = 4
     codebook_lr: _Positive = 2e-4
     config: dict[str, Any] = field(default_factory=dict)
+
+    def make_config(self) -> Config:
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in self.config.items()
+        }
+        return Config(**values)
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,12 @@ class Recipe:
     Attributes:
         threads: of torch; part of the recipe, since results differ between thread counts.
         holdout: training images kept out of training and used for choosing; 0 trains on all.
-        pretrain: float training; constrain: under the penalty; finetune: of codebooks and float
-            parameters with frozen symbols.
+        pretrain: float training.
+        reduce: an earlier constrained training, for the two roads of the paper: with ``lengths``
+            of "pruning" the next stage starts from a sparse network, with "cardinality" from one
+            of few values.
+        constrain: training under the penalty.
+        finetune: of codebooks and float parameters with frozen symbols.
     """
 
     __pydantic_config__ = _STRICT
@@ -79,14 +92,11 @@ class Recipe:
     data: str
     pretrain: Stage
     constrain: ConstrainStage
+    reduce: ConstrainStage = field(default_factory=lambda: ConstrainStage(epochs=0))
     finetune: Stage = field(default_factory=lambda: Stage(epochs=0))
     seed: _Count = 0
     threads: Annotated[int, Field(ge=1)] = 2
     holdout: _Count = 0
-
-    def constraint_config(self) -> Config:
-        """The `Config` of the constrained stage."""
-        return _config(self.constrain.config)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -133,16 +143,12 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
     ):
         if value not in known:
             raise RecipeError(f"{key}: {value!r} is unknown, known: {', '.join(known)}")
-    recipe.constraint_config()
+    known_fields = {f.name for f in fields(Config)}
+    for name, stage in (("reduce", recipe.reduce), ("constrain", recipe.constrain)):
+        if strange := sorted(set(stage.config) - known_fields):
+            raise RecipeError(f"{name}.config.{strange[0]}: unknown key")
+        try:
+            stage.make_config()
+        except (ConfigError, TypeError) as error:
+            raise RecipeError(f"{name}.config: {error}") from error
     return recipe
-
-
-def _config(table: Mapping[str, Any]) -> Config:
-    known = {f.name for f in fields(Config)}
-    if unknown := sorted(set(table) - known):
-        raise RecipeError(f"constrain.config.{unknown[0]}: unknown key")
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
-    try:
-        return Config(**values)
-    except (ConfigError, TypeError) as error:
-        raise RecipeError(f"constrain.config: {error}") from error

@@ -117,5 +117,6 @@ def finish(
 
 def _check_equal_bits(written: dict[str, Tensor], read: dict[str, Tensor], path: Path) -> None:
     for name, tensor in written.items():
-        if not torch.equal(tensor.view(torch.uint8), read[name].view(torch.uint8)):
+        bits = (t.reshape(-1).view(torch.uint8) for t in (tensor, read[name]))
+        if not torch.equal(*bits):
             raise MismatchError(f"{path}: {name} was read back with other bits")

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
 
 from ectorch.control import ramp
 from ectorch.errors import TrainingError
@@ -24,6 +25,7 @@ from ectorch.experiments.networks import NETWORKS
 from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
 from ectorch.experiments.result import FLOAT_FILE, check_same_recipe, finish, finished
 from ectorch.network import (
+    convert,
     freeze_symbols,
     mean_state_dict,
     param_groups,
@@ -32,7 +34,7 @@ from ectorch.network import (
 )
 from ectorch.storage import rate_bits
 
-STAGES = ("pretrain", "constrain", "finetune")
+STAGES = ("pretrain", "reduce", "constrain", "finetune")
 _HOLDOUT_SEED = 1234  # the same images are held out whatever the recipe's seed
 _CHECKPOINT_SECONDS = 60.0
 _MONITORED = 5000  # training images that stand in where none are held out
@@ -148,21 +150,26 @@ class _Run:
         return stage
 
     def go(self) -> None:
-        """Train from where the state stands to the end of the last stage."""
+        """Train from where the state stands to the end of the last stage, and harden."""
         while self.state.stage < len(STAGES):
             if self.optimizer is None:
-                if STAGES[self.state.stage] == "constrain":
+                if STAGES[self.state.stage] == "reduce":
                     safetensors.torch.save_file(self.model.state_dict(), self.out / FLOAT_FILE)
                 self._reshape()
                 self.optimizer = self._make_optimizer()
             self._train_stage()
             self.state.stage, self.state.step, self.optimizer = self.state.stage + 1, 0, None
+        convert(self.model)
+        # statistics that batch norms gathered from noisy weights are wrong for the hard ones
+        batches = torch.split(self.images.images, self.recipe.constrain.batch)
+        update_bn(map(pixels, batches), self.model)
 
     def _reshape(self) -> None:
         """Turn the network into what the present stage trains."""
-        if STAGES[self.state.stage] == "constrain":
-            prepare(self.model, self.recipe.constraint_config())
-        elif STAGES[self.state.stage] == "finetune" and self.stage.epochs:
+        stage = self.stage
+        if isinstance(stage, ConstrainStage) and (stage.epochs or stage is self.recipe.constrain):
+            prepare(convert(self.model), stage.make_config())
+        elif STAGES[self.state.stage] == "finetune" and stage.epochs:
             freeze_symbols(self.model)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
@@ -214,7 +221,8 @@ class _Run:
         objective = loss
         if isinstance(stage, ConstrainStage):
             alpha = stage.alpha * ramp(progress, stage.ramp)
-            objective = loss + penalty(self.model, alpha, len(self.images))
+            refresh = self.state.step % stage.refresh == 0
+            objective = loss + penalty(self.model, alpha, len(self.images), refresh)
         value = objective.item()
         if not math.isfinite(value):
             raise TrainingError(
@@ -228,7 +236,7 @@ class _Run:
         self.state.loss_steps += 1
 
     def _end_epoch(self, epoch: int) -> None:
-        constrained = STAGES[self.state.stage] != "pretrain"
+        constrained = self.state.stage > 0
         hard = evaluate(self.model.eval(), self.monitored).error_percent
         with torch.device("meta"):  # no initial values: they would draw random numbers
             soft_network = NETWORKS[self.recipe.network]().eval()

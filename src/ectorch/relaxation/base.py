@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from torch import Generator, Tensor
 
 from ectorch.codebook import Codebook
+from ectorch.lengths import LengthRule
 
 Variables = Mapping[str, Tensor]
 """The trained tensors of one constrained parameter; "weight" is the network's own Parameter."""
@@ -19,7 +20,13 @@ class Relaxation(Protocol):
 
     All methods are functions of their arguments; an instance holds settings only. Gradients reach
     every variable; the codebook gets gradients from the loss, never from the rate.
+
+    Attributes:
+        lengths: the rule of `ectorch.lengths` by which the levels are charged.
     """
+
+    @property
+    def lengths(self) -> LengthRule: ...
 
     def extra_variables(self, weight: Tensor, codebook: Codebook) -> dict[str, Tensor]:
         """Initial values of what is trained beside the weight, by a name of their own."""
@@ -38,5 +45,11 @@ class Relaxation(Protocol):
     def symbols(self, variables: Variables, codebook: Codebook) -> Tensor:
         """The hard decision: int64 in ``[0, levels)``; `nearest` holds their values."""
 
-    def rate_bits(self, variables: Variables, codebook: Codebook) -> Tensor:
-        """() float64: the relaxed size of all weights in bits; training lowers it."""
+    def counts(self, variables: Variables, codebook: Codebook) -> Tensor:
+        """(levels,) float64: how many weights to expect on each level."""
+
+    def charge(self, variables: Variables, codebook: Codebook, lengths: Tensor) -> Tensor:
+        """() float64 of any value, with the gradient of the rate ``counts @ lengths``.
+
+        ``lengths``, (levels,) bits, are fixed: those of the counts of this step, or of some before.
+        """

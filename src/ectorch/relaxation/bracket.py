@@ -8,17 +8,17 @@ not depend on the number of levels. Ours, not the paper's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch import Generator, Tensor
 
 from ectorch.codebook import Codebook
-from ectorch.entropy import LengthRule, code_lengths, soft_bit_size, soft_counts
-from ectorch.errors import ConfigError
+from ectorch.entropy import soft_bit_size, soft_counts
+from ectorch.lengths import LengthRule, isotonic
 from ectorch.relaxation.base import Variables
-from ectorch.relaxation.rounding import round_to_level, straight_through
+from ectorch.relaxation.rounding import rounded, straight_through, uniform_noise
 
 
 @dataclass(frozen=True)
@@ -26,44 +26,82 @@ class Bracket:
     """See the module's text; `Relaxation` names what each method gives.
 
     Attributes:
-        lengths: how code lengths follow from the soft histogram, see `code_lengths`.
+        lengths: how code lengths follow from the soft histogram, a rule of `ectorch.lengths`.
     """
 
-    lengths: LengthRule = "isotonic"
-
-    def __post_init__(self) -> None:
-        allowed = get_args(LengthRule)
-        if self.lengths not in allowed:
-            raise ConfigError(f"lengths = {self.lengths!r}: expected one of {allowed}")
+    lengths: LengthRule = isotonic
 
     def extra_variables(self, weight: Tensor, codebook: Codebook) -> dict[str, Tensor]:
         return {}
 
     def nearest(self, variables: Variables, codebook: Codebook) -> Tensor:
-        return round_to_level(variables["weight"], codebook, None)
+        weight = variables["weight"]
+        return straight_through(rounded(weight, codebook, None), weight, codebook)
 
     def sampled(
         self, variables: Variables, codebook: Codebook, generator: Generator | None = None
     ) -> Tensor:
         weight = variables["weight"]
-        noise = torch.rand(
-            weight.shape, generator=generator, dtype=weight.dtype, device=weight.device
-        )
-        return round_to_level(weight, codebook, noise)
+        value = rounded(weight, codebook, uniform_noise(weight, generator))
+        return straight_through(value, weight, codebook)
 
     def moments(self, variables: Variables, codebook: Codebook) -> tuple[Tensor, Tensor]:
         weight = variables["weight"]
-        lower, fraction = codebook.locate(weight)
-        below, above = codebook.dequantize(lower), codebook.dequantize(lower + 1)
-        mean = straight_through(below + fraction * (above - below), weight, below, above)
+        if codebook.step is not None:
+            low, high = codebook.multiples
+            step = codebook.step.detach()
+            mean = straight_through(
+                weight.detach().clamp(low * step, high * step), weight, codebook
+            )
+            apply: Callable[..., Tensor] = _VarianceOnGrid.apply
+            return mean, apply(weight, codebook.step, low, high)
+        ends = codebook.values.detach()
+        mean = straight_through(weight.detach().clamp(ends[0], ends[-1]), weight, codebook)
+        lower, _ = codebook.locate(weight)
+        below, above = codebook.values[lower], codebook.values[lower + 1]
         return mean, ((mean - below) * (above - mean)).clamp(min=0)
 
     def symbols(self, variables: Variables, codebook: Codebook) -> Tensor:
         return codebook.quantize(variables["weight"])
 
-    def rate_bits(self, variables: Variables, codebook: Codebook) -> Tensor:
-        weight = variables["weight"]
-        lower, fraction = codebook.locate(weight)
-        counts = soft_counts(lower, fraction, codebook.levels)
-        lengths = code_lengths(counts, codebook.zero, self.lengths)
-        return soft_bit_size(weight, lower, fraction, codebook.values, lengths)
+    def counts(self, variables: Variables, codebook: Codebook) -> Tensor:
+        return soft_counts(variables["weight"], codebook.levels, codebook.locate)
+
+    def charge(self, variables: Variables, codebook: Codebook, lengths: Tensor) -> Tensor:
+        return soft_bit_size(variables["weight"], codebook.gaps, lengths, codebook.interval)
+
+
+class _VarianceOnGrid(torch.autograd.Function):
+    """``(w - a)(b - w)`` between neighbours a and b of a grid; 0 beyond its ends.
+
+    With ``a = step * k`` and ``w = step * (k + t)``:  d/dw = step (1 - 2 t),
+    d/dstep = step (t (2 k + 1) - k). Only the weight is kept for the way back.
+    """
+
+    @staticmethod
+    def forward(weight: Tensor, step: Tensor, low: int, high: int) -> Tensor:
+        share, _, _ = _share(weight, step, low, high)
+        return (1 - share).mul_(share).mul_(step.square())
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+        weight, step, *ctx.ends = inputs
+        ctx.save_for_backward(weight, step)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        weight, step = ctx.saved_tensors
+        share, below, inside = _share(weight, step, *ctx.ends)
+        grad = grad * inside.mul_(step)
+        to_step = (2 * below).add_(1).mul_(share).sub_(below)
+        by_step = torch.dot(grad.reshape(-1), to_step.reshape(-1))
+        return grad.mul_(share.mul_(-2).add_(1)), by_step, None, None
+
+
+def _share(weight: Tensor, step: Tensor, low: int, high: int) -> tuple[Tensor, Tensor, Tensor]:
+    """t and k, and 1 or 0: whether the weight is within the grid."""
+    position = weight / step
+    clipped = position.clamp(low, high)
+    inside = position.eq_(clipped)
+    below = clipped.floor().clamp_(max=high - 1)
+    return clipped.sub_(below), below, inside

@@ -8,14 +8,16 @@ formulas are those of LR-nets (Shayer et al., 2018).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
 from ectorch.codebook import Codebook
-from ectorch.entropy import LengthRule, code_lengths
+from ectorch.lengths import LengthRule, free
 from ectorch.relaxation.base import Variables
+from ectorch.relaxation.rounding import uniform_noise
 
 _LEAST = 0.05  # initial probability of all but the nearest level together, at least
 
@@ -27,18 +29,18 @@ class Categorical:
     The Parameter gives the initial logits and is not trained.
 
     Attributes:
-        lengths: how code lengths follow from the histogram, see `code_lengths`; "free" is the
-            entropy itself.
+        lengths: how code lengths follow from the histogram, a rule of `ectorch.lengths`; `free`
+            is the entropy itself.
     """
 
-    lengths: LengthRule = "free"
+    lengths: LengthRule = free
 
     def extra_variables(self, weight: Tensor, codebook: Codebook) -> dict[str, Tensor]:
         """(levels, *shape) logits: a Gaussian around the weight, as wide as the gaps to its levels.
 
         By distance, since logits that match the mean alone may favour values far away.
         """
-        values = _column(codebook.values, weight)
+        values = codebook.values.reshape(-1, *[1] * weight.ndim)
         lower, _ = codebook.locate(weight)
         gap = codebook.dequantize(lower + 1) - codebook.dequantize(lower)
         probabilities = torch.softmax(-2 * ((weight - values) / gap).square(), 0)
@@ -46,38 +48,84 @@ class Categorical:
         return {"logits": probabilities.log()}
 
     def nearest(self, variables: Variables, codebook: Codebook) -> Tensor:
-        mean, _ = self.moments(variables, codebook)
-        return _straight_through(self.symbols(variables, codebook), mean, codebook)
+        return self._straight_through(self.symbols(variables, codebook), variables, codebook)
 
     def sampled(
         self, variables: Variables, codebook: Codebook, generator: Generator | None = None
     ) -> Tensor:
-        logits = variables["logits"].detach()
-        noise = torch.empty_like(logits).exponential_(generator=generator)
+        with torch.no_grad():
+            probabilities = torch.softmax(variables["logits"], 0)
+            noise = uniform_noise(variables["weight"], generator)
+            symbols = torch.zeros_like(noise, dtype=torch.int32)
+            for probability in probabilities[:-1]:  # the distribution function, inverted
+                symbols += noise >= probability
+                noise -= probability
+        return self._straight_through(symbols, variables, codebook)
+
+    def _straight_through(
+        self, symbols: Tensor, variables: Variables, codebook: Codebook
+    ) -> Tensor:
+        """Hard values that pass their gradient to the mean, and through it to the codebook."""
         mean, _ = self.moments(variables, codebook)
-        return _straight_through((logits - noise.log()).argmax(0), mean, codebook)  # Gumbel-max
+        return codebook.dequantize(symbols).detach() + (mean - mean.detach())
 
     def moments(self, variables: Variables, codebook: Codebook) -> tuple[Tensor, Tensor]:
-        probabilities = torch.softmax(variables["logits"], 0)
-        values = _column(codebook.values, variables["weight"])
-        mean = (probabilities * values).sum(0)
-        return mean, (probabilities * (values - mean).square()).sum(0)
+        apply: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Moments.apply
+        mean, variance, _ = apply(variables["logits"], codebook.values)
+        return mean, variance
 
+    @torch.no_grad()
     def symbols(self, variables: Variables, codebook: Codebook) -> Tensor:
-        return variables["logits"].argmax(0)
+        first, *others = variables["logits"]
+        best, symbols = first.clone(), torch.zeros_like(first, dtype=torch.int64)
+        for level, logits in enumerate(others, 1):  # argmax over the first dimension is slower
+            symbols.masked_fill_(logits > best, level)
+            torch.maximum(best, logits, out=best)
+        return symbols
 
-    def rate_bits(self, variables: Variables, codebook: Codebook) -> Tensor:
+    def counts(self, variables: Variables, codebook: Codebook) -> Tensor:
         probabilities = torch.softmax(variables["logits"], 0)
-        counts = probabilities.flatten(1).sum(1, dtype=torch.float64)
-        lengths = code_lengths(counts.detach(), codebook.zero, self.lengths)
-        return counts @ lengths  # its gradient is that of n H: the terms through P cancel
+        return probabilities.flatten(1).sum(1, dtype=torch.float64)
+
+    def charge(self, variables: Variables, codebook: Codebook, lengths: Tensor) -> Tensor:
+        return self.counts(variables, codebook) @ lengths.double()
 
 
-def _column(values: Tensor, weight: Tensor) -> Tensor:
-    """(levels,) as (levels, 1, ...), to broadcast against (levels, *weight.shape)."""
-    return values.reshape(-1, *[1] * weight.ndim)
+class _Moments(torch.autograd.Function):
+    """Mean and variance over the levels, level by level: memory for the probabilities alone.
 
+    d mean / d logit_k = p_k (v_k - mean), d variance / d logit_k = p_k ((v_k - mean)^2 - variance).
+    """
 
-def _straight_through(symbols: Tensor, mean: Tensor, codebook: Codebook) -> Tensor:
-    """Hard values that pass their gradient to the mean, and through it to the codebook."""
-    return codebook.dequantize(symbols).detach() + (mean - mean.detach())
+    @staticmethod
+    def forward(logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        probabilities = torch.softmax(logits, 0)
+        mean, variance = torch.zeros_like(logits[0]), torch.zeros_like(logits[0])
+        for probability, value in zip(probabilities, values, strict=True):
+            mean.addcmul_(probability, value)
+        for probability, value in zip(probabilities, values, strict=True):
+            deviation = value - mean
+            variance.addcmul_(probability * deviation, deviation)
+        return mean, variance, probabilities
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+        ctx.mark_non_differentiable(output[2])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(inputs[1], *output)
+
+    @staticmethod
+    def backward(ctx, by_mean, by_variance, _):  # type: ignore[no-untyped-def]
+        values, mean, variance, probabilities = ctx.saved_tensors
+        by_mean = torch.zeros_like(mean) if by_mean is None else by_mean
+        by_logits, by_values = torch.empty_like(probabilities), torch.empty_like(values)
+        for k, (probability, value) in enumerate(zip(probabilities, values, strict=True)):
+            deviation = value - mean
+            slope = by_mean * deviation
+            pull = by_mean.clone()
+            if by_variance is not None:
+                slope.addcmul_(deviation * deviation - variance, by_variance)
+                pull.addcmul_(deviation, by_variance, value=2)
+            torch.mul(slope, probability, out=by_logits[k])
+            by_values[k] = torch.dot(pull.reshape(-1), probability.reshape(-1))
+        return by_logits, by_values

@@ -13,7 +13,8 @@ import torch
 from torch import Generator, Tensor
 
 from ectorch.codebook import Codebook
-from ectorch.entropy import LengthRule, bit_size, code_lengths, hard_counts, soft_counts
+from ectorch.entropy import hard_counts, soft_counts
+from ectorch.lengths import LengthRule, running_maximum
 from ectorch.relaxation.base import Variables
 from ectorch.relaxation.rounding import straight_through
 
@@ -23,22 +24,19 @@ class Hard:
     """See the module's text; `Relaxation` names what each method gives.
 
     Attributes:
-        lengths: how code lengths follow from the soft histogram of the weights.
+        lengths: how code lengths follow from the soft histogram, a rule of `ectorch.lengths`.
         strength: lambda, in units of the smallest gap squared a bit.
     """
 
-    lengths: LengthRule = "running_maximum"
+    lengths: LengthRule = running_maximum
     strength: float = 0.05
 
     def extra_variables(self, weight: Tensor, codebook: Codebook) -> dict[str, Tensor]:
         return {}
 
     def nearest(self, variables: Variables, codebook: Codebook) -> Tensor:
-        weight = variables["weight"]
-        lower, _ = codebook.locate(weight)
-        below, above = codebook.dequantize(lower), codebook.dequantize(lower + 1)
-        value = codebook.dequantize(self.symbols(variables, codebook))
-        return straight_through(value, weight, below, above)
+        value = codebook.dequantize(self.symbols(variables, codebook)).detach()
+        return straight_through(value, variables["weight"], codebook)
 
     def sampled(
         self, variables: Variables, codebook: Codebook, generator: Generator | None = None
@@ -52,21 +50,37 @@ class Hard:
 
     @torch.no_grad()
     def symbols(self, variables: Variables, codebook: Codebook) -> Tensor:
-        weight, values = variables["weight"], codebook.values
-        lower, fraction = codebook.locate(weight)
-        lengths = code_lengths(
-            soft_counts(lower, fraction, codebook.levels), codebook.zero, self.lengths
-        )
-        charges = self.strength * values.diff().min().square() * lengths.to(weight.dtype)
-        best = torch.full_like(weight, torch.inf)
-        symbols = torch.zeros_like(lower)
-        for level in range(codebook.levels):  # a pass a level keeps memory free of their number
-            cost = (weight - values[level]).square_().add_(charges[level])
-            symbols.masked_fill_(cost < best, level)
-            best = torch.minimum(best, cost)
-        return symbols
+        values = codebook.values.double()
+        counts = soft_counts(variables["weight"], codebook.levels, codebook.locate)
+        charges = self.lengths(counts, codebook.zero) * values.diff().min().square()
+        edges, levels = _cheapest(values.tolist(), (self.strength * charges).tolist())
+        weight = variables["weight"]
+        place = torch.bucketize(weight.contiguous(), weight.new_tensor(edges), out_int32=True)
+        return torch.tensor(levels, device=weight.device)[place]
 
-    @torch.no_grad()
-    def rate_bits(self, variables: Variables, codebook: Codebook) -> Tensor:
-        """The entropy of the assignment; it has no gradient."""
-        return bit_size(hard_counts(self.symbols(variables, codebook), codebook.levels))
+    def counts(self, variables: Variables, codebook: Codebook) -> Tensor:
+        return hard_counts(self.symbols(variables, codebook), codebook.levels).double()
+
+    def charge(self, variables: Variables, codebook: Codebook, lengths: Tensor) -> Tensor:
+        """The rate has no gradient: it acts through the assignment."""
+        return torch.zeros((), dtype=torch.float64, device=lengths.device)
+
+
+def _cheapest(values: list[float], charges: list[float]) -> tuple[list[float], list[int]]:
+    """Where ``argmin_k (w - values[k])^2 + charges[k]`` changes with w, and its levels between.
+
+    The square of w is common to all, so the minimum is the lower envelope of straight lines.
+    """
+    edges: list[float] = []
+    levels = [0]
+    for k in range(1, len(values)):
+        while True:
+            rise = charges[k] + values[k] ** 2 - charges[levels[-1]] - values[levels[-1]] ** 2
+            edge = rise / (2 * (values[k] - values[levels[-1]]))
+            if not edges or edge > edges[-1]:
+                break
+            edges.pop()
+            levels.pop()
+        edges.append(edge)
+        levels.append(k)
+    return edges, levels

@@ -1,63 +1,79 @@
-"""Rounding whose gradient passes straight through: to the weight, and to the codebook."""
+"""Values whose gradient passes straight through: to the weight, and to the codebook."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ectorch.codebook import Codebook
+from ectorch.entropy import pieces
+
+_NOISE_BITS = 16
 
 
-def round_to_level(weight: Tensor, codebook: Codebook, noise: Tensor | None) -> Tensor:
-    """Round to the nearest level, or up with probability t where uniform ``noise`` is given.
+def uniform_noise(weight: Tensor, generator: Generator | None) -> Tensor:
+    """Uniform in [0, 1), in steps of 2**-16: four numbers from one draw, the draws cost most."""
+    size = (-(-weight.numel() // 4),)
+    draws = torch.randint(-(2**63), 2**63 - 1, size, generator=generator, device=weight.device)
+    dtype = torch.promote_types(weight.dtype, torch.float32)  # finer than half precision
+    noise = draws.view(torch.int16)[: weight.numel()].to(dtype)
+    return noise.mul_(2.0**-_NOISE_BITS).add_(0.5).view(weight.shape)
 
-    The gradient passes straight through to the weight, also out of range: the index is clipped,
-    never w. It reaches the codebook through what rounding added, as in LSQ (Esser et al., 2020).
+
+def rounded(weight: Tensor, codebook: Codebook, noise: Tensor | None) -> Tensor:
+    """The nearest level's value, or with uniform ``noise`` the upper one with probability t.
+
+    Detached: `straight_through` gives it gradients.
     """
     if codebook.step is not None:
-        low, high = -codebook.zero, codebook.levels - 1 - codebook.zero
-        apply: Callable[..., tuple[Tensor, Tensor]] = _RoundOnGrid.apply
-        return apply(weight, codebook.step, noise, low, high)[0]
+        weight, step = weight.detach(), codebook.step.detach()
+        index = (weight / step).round_() if noise is None else (weight / step + noise).floor_()
+        # + 0.0 turns -0.0 into +0.0
+        return index.clamp_(*codebook.multiples).to(weight.dtype).mul_(step).add_(0.0)
     lower, fraction = codebook.locate(weight)
-    symbols = lower + (fraction > (0.5 if noise is None else noise))
-    below, above = codebook.values[lower], codebook.values[lower + 1]
-    return straight_through(codebook.values[symbols], weight, below, above)
+    return codebook.values.detach()[lower + (fraction > (0.5 if noise is None else noise))]
 
 
-def straight_through(value: Tensor, weight: Tensor, below: Tensor, above: Tensor) -> Tensor:
-    """``value`` with the gradients of ``weight + (value - between)``.
+def straight_through(value: Tensor, weight: Tensor, codebook: Codebook) -> Tensor:
+    """``value``, in the codebook's range and of no gradient, with gradients to weight and codebook.
 
-    ``between`` is the weight as a point of its bracket, in range or beyond, that keeps its share
-    when the bracket's ends move.
+    The gradient passes straight through to the weight, also out of range: an index is clipped,
+    never w. It reaches the codebook through what rounding added, as in LSQ (Esser et al., 2020).
     """
-    share = ((weight - below) / (above - below)).detach()
-    moved = value - (below + share * (above - below))
+    if not torch.is_grad_enabled():
+        return value
+    if codebook.step is not None:
+        apply: Callable[..., Tensor] = _StraightThrough.apply
+        return apply(value, weight, codebook.step)
+    moved = _point(value, codebook) - _point(weight, codebook)
     # value + zero: the numbers are value's own bits
-    return value.detach() + ((weight - weight.detach()) + (moved - moved.detach()))
+    return value + ((weight - weight.detach()) + (moved - moved.detach()))
 
 
-class _RoundOnGrid(torch.autograd.Function):
-    """``step * round(w / step)``; d/dw = 1, d/dstep = round(u) - u with u = w / step."""
+def _point(weight: Tensor, codebook: Codebook) -> Tensor:
+    """The weight as a point of its bracket, in range or beyond, that moves with the bracket."""
+    lower, _ = codebook.locate(weight)
+    below, above = codebook.values[lower], codebook.values[lower + 1]
+    share = ((weight - below) / (above - below)).detach()
+    return below + share * (above - below)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """A value ``step * r`` of a weight ``step * u``: d/dw = 1, d/dstep = r - u."""
 
     @staticmethod
-    def forward(
-        weight: Tensor, step: Tensor, noise: Tensor | None, low: int, high: int
-    ) -> tuple[Tensor, Tensor]:
-        position = weight / step
-        index = position.round() if noise is None else (position + noise).floor_()
-        index.clamp_(low, high)
-        residual = position.sub_(index)
-        return index.mul_(step).add_(0.0), residual  # + 0.0 turns -0.0 into +0.0
+    def forward(value: Tensor, weight: Tensor, step: Tensor) -> Tensor:
+        return value.view_as(value)
 
     @staticmethod
     def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(output[1])
+        ctx.save_for_backward(*inputs)  # the value is alive in the layer's product anyway
 
     @staticmethod
-    def backward(ctx, grad, _):  # type: ignore[no-untyped-def]
-        (residual,) = ctx.saved_tensors
-        return grad, -torch.dot(grad.reshape(-1), residual.reshape(-1)), None, None, None
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        value, weight, step = ctx.saved_tensors
+        parts = zip(pieces(grad), pieces(value), pieces(weight), strict=True)
+        moved = torch.stack([torch.dot(by, after - before) for by, after, before in parts]).sum()
+        return None, grad, moved / step

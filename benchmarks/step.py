@@ -1,0 +1,196 @@
+"""What a constrained training step costs: time and peak memory against a plain step, and its parts.
+
+    python benchmarks/step.py
+
+Writes benchmarks/results/step.json and step.md. Plain and constrained steps alternate in one
+process; a sample is four steps (the levels are counted at the first), the figure its median over
+50 samples. Peak memory is that of torch's allocator above what is held before the step. Leave the
+machine alone meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+import ectorch as ec
+from ectorch.experiments.networks import NETWORKS
+
+RESULTS = Path(__file__).parent / "results"
+REFRESH = 4
+PARTS = ("forward", "penalty", "backward", "optimizer")
+CONFIGS = {
+    f"{relaxation} {forward}": ec.Config(
+        relaxation=relaxation, forward=forward, levels=9 if relaxation == "categorical" else 33
+    )
+    for relaxation in ("bracket", "categorical", "hard")
+    for forward in ("nearest", "sampled", "moments")
+}
+
+
+def transformer() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(64, 4, 256, dropout=0.0, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2)
+    return nn.Sequential(nn.Embedding(256, 64), encoder, nn.Flatten(), nn.Linear(64 * 32, 10))
+
+
+def vgg_block() -> nn.Module:
+    convolutions = [nn.Conv2d(128, 256, 3, padding=1), nn.BatchNorm2d(256), nn.ReLU()]
+    convolutions += [nn.Conv2d(256, 256, 3, padding=1), nn.BatchNorm2d(256), nn.ReLU()]
+    return nn.Sequential(*convolutions, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(256, 10))
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
+    "lenet-300-100": (NETWORKS["lenet-300-100"], lambda n: torch.rand(n, 1, 28, 28)),
+    "lenet-5-caffe": (NETWORKS["lenet-5-caffe"], lambda n: torch.rand(n, 1, 28, 28)),
+    "transformer": (transformer, lambda n: torch.randint(0, 256, (n, 32))),
+    "vgg-block": (vgg_block, lambda n: torch.randn(n, 128, 8, 8)),
+}
+
+
+@dataclass
+class Subject:
+    """A network under training, plain or constrained."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    constrained: bool
+
+    @classmethod
+    def of(cls, build: Callable[[], nn.Module], config: ec.Config | None) -> Subject:
+        torch.manual_seed(0)
+        model = build()
+        if config is None:
+            return cls(model, torch.optim.Adam(model.parameters(), lr=1e-3), False)
+        ec.prepare(model, config)
+        return cls(model, torch.optim.Adam(ec.param_groups(model, lr=1e-3)), True)
+
+    def step(self, x: Tensor, y: Tensor, refresh: bool) -> list[float]:
+        """One step; seconds of each of `PARTS`."""
+        times = [time.perf_counter()]
+        loss = F.cross_entropy(self.model(x), y)
+        times.append(time.perf_counter())
+        if self.constrained:
+            loss = loss + ec.penalty(self.model, 0.5, 60000, refresh)
+        times.append(time.perf_counter())
+        self.optimizer.zero_grad()
+        loss.backward()
+        times.append(time.perf_counter())
+        self.optimizer.step()
+        times.append(time.perf_counter())
+        return [after - before for before, after in zip(times, times[1:], strict=False)]
+
+    def sample(self, x: Tensor, y: Tensor) -> list[float]:
+        steps = [self.step(x, y, refresh=i == 0) for i in range(REFRESH)]
+        return [sum(part) / REFRESH for part in zip(*steps, strict=True)]
+
+    def peak_bytes(self, x: Tensor, y: Tensor) -> int:
+        """Most bytes that torch held during one step with a refresh, beyond those before it."""
+        self.optimizer.zero_grad()
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            self.step(x, y, refresh=True)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "trace.json"
+            profiler.export_chrome_trace(str(path))
+            events = json.loads(path.read_text())["traceEvents"]
+        changes = [e for e in events if e.get("name") == "[memory]"]
+        held = peak = 0
+        for event in sorted(changes, key=lambda e: e["ts"]):
+            held += event["args"]["Bytes"]
+            peak = max(peak, held)
+        return peak
+
+
+def measure(name: str, batch: int, samples: int) -> list[dict[str, object]]:
+    build, inputs = CASES[name]
+    x, y = inputs(batch), torch.randint(0, 10, (batch,))
+    plain = Subject.of(build, None)
+    weights = sum(p.numel() for p in plain.model.parameters())
+    rows: list[dict[str, object]] = []
+    for label, config in CONFIGS.items():
+        subject = Subject.of(build, config)
+        for _ in range(3):
+            plain.sample(x, y)
+            subject.sample(x, y)
+        pairs = [(plain.sample(x, y), subject.sample(x, y)) for _ in range(samples)]
+        ratio = statistics.median(sum(ours) / sum(theirs) for theirs, ours in pairs)
+        whole = statistics.median(sum(theirs) for theirs, _ in pairs)
+        shares = {
+            part: statistics.median((ours[i] - theirs[i]) / sum(theirs) for theirs, ours in pairs)
+            for i, part in enumerate(PARTS)
+        }
+        more = (subject.peak_bytes(x, y) - plain.peak_bytes(x, y)) / 4 / weights
+        rows.append(
+            {
+                "network": name,
+                "batch": batch,
+                "weights": weights,
+                "config": label,
+                "time_ratio": ratio,
+                "plain_milliseconds": 1e3 * whole,
+                "added_by_part": shares,
+                "added_peak_floats_a_weight": more,
+            }
+        )
+        print(f"{name} {batch} {label}: x{ratio:.2f}, +{more:.2f} floats a weight", flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="*", default=list(CASES))
+    parser.add_argument("--batches", type=int, nargs="*", default=[128, 256])
+    parser.add_argument("--samples", type=int, default=50)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows = [
+        row
+        for name in arguments.networks
+        for batch in arguments.batches
+        for row in measure(name, batch, arguments.samples)
+    ]
+    machine = {
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": arguments.threads,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "step.json").write_text(json.dumps({"rows": rows} | machine, indent=2) + "\n")
+    lines = [
+        "# The cost of a constrained step",
+        "",
+        "Written by `benchmarks/step.py`. Time is that of a plain step of the same network; the "
+        "parts say what each adds to it (0.5: half a plain step), memory is what the peak of a "
+        f"step gains, in floats a weight. {arguments.threads} threads, torch {torch.__version__}; "
+        "categorical has 9 levels, the others 33.",
+        "",
+        "| network | batch | relaxation, forward | time | " + " | ".join(PARTS) + " | memory |",
+        "|---|---|---|---|" + "---|" * (len(PARTS) + 1),
+    ]
+    for row in rows:
+        parts = " | ".join(f"{row['added_by_part'][part]:+.2f}" for part in PARTS)
+        lines.append(
+            f"| {row['network']} | {row['batch']} | {row['config']} | {row['time_ratio']:.2f} | "
+            f"{parts} | {row['added_peak_floats_a_weight']:+.2f} |"
+        )
+    (RESULTS / "step.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
