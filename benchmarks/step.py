@@ -3,14 +3,15 @@
     python benchmarks/step.py
 
 Writes benchmarks/results/step.json and step.md. Plain and constrained steps alternate in one
-process; a sample is four steps (the levels are counted at the first), the figure its median over
-50 samples. Peak memory is that of torch's allocator above what is held before the step. Leave the
+process, 50 pairs; the levels are counted at every fourth step, whose median enters with its share
+of a quarter. Peak memory is that of torch's allocator above what is held before the step. Leave the
 machine alone meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -31,6 +32,7 @@ from ectorch.experiments.networks import NETWORKS
 
 RESULTS = Path(__file__).parent / "results"
 REFRESH = 4
+WARM_UP = 8
 PARTS = ("forward", "penalty", "backward", "optimizer")
 CONFIGS = {
     f"{relaxation} {forward}": ec.Config(
@@ -91,11 +93,7 @@ class Subject:
         times.append(time.perf_counter())
         self.optimizer.step()
         times.append(time.perf_counter())
-        return [after - before for before, after in zip(times, times[1:], strict=False)]
-
-    def sample(self, x: Tensor, y: Tensor) -> list[float]:
-        steps = [self.step(x, y, refresh=i == 0) for i in range(REFRESH)]
-        return [sum(part) / REFRESH for part in zip(*steps, strict=True)]
+        return [after - before for before, after in itertools.pairwise(times)]
 
     def peak_bytes(self, x: Tensor, y: Tensor) -> int:
         """Most bytes that torch held during one step with a refresh, beyond those before it."""
@@ -122,15 +120,17 @@ def measure(name: str, batch: int, samples: int) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for label, config in CONFIGS.items():
         subject = Subject.of(build, config)
-        for _ in range(3):
-            plain.sample(x, y)
-            subject.sample(x, y)
-        pairs = [(plain.sample(x, y), subject.sample(x, y)) for _ in range(samples)]
-        ratio = statistics.median(sum(ours) / sum(theirs) for theirs, ours in pairs)
-        whole = statistics.median(sum(theirs) for theirs, _ in pairs)
+        pairs = [
+            (plain.step(x, y, False), subject.step(x, y, i % REFRESH == 0))
+            for i in range(-WARM_UP, samples)
+        ][WARM_UP:]
+        theirs = _median([pair[0] for pair in pairs])
+        counted = _median([pair[1] for pair in pairs[::REFRESH]])
+        others = _median([ours for i, (_, ours) in enumerate(pairs) if i % REFRESH])
+        ours = [(a + (REFRESH - 1) * b) / REFRESH for a, b in zip(counted, others, strict=True)]
         shares = {
-            part: statistics.median((ours[i] - theirs[i]) / sum(theirs) for theirs, ours in pairs)
-            for i, part in enumerate(PARTS)
+            part: (after - before) / theirs[-1]
+            for part, before, after in zip(PARTS, theirs, ours, strict=False)
         }
         more = (subject.peak_bytes(x, y) - plain.peak_bytes(x, y)) / 4 / weights
         rows.append(
@@ -139,14 +139,24 @@ def measure(name: str, batch: int, samples: int) -> list[dict[str, object]]:
                 "batch": batch,
                 "weights": weights,
                 "config": label,
-                "time_ratio": ratio,
-                "plain_milliseconds": 1e3 * whole,
+                "time_ratio": ours[-1] / theirs[-1],
+                "plain_milliseconds": 1e3 * theirs[-1],
                 "added_by_part": shares,
                 "added_peak_floats_a_weight": more,
             }
         )
-        print(f"{name} {batch} {label}: x{ratio:.2f}, +{more:.2f} floats a weight", flush=True)
+        print(
+            f"{name} {batch} {label}: x{rows[-1]['time_ratio']:.2f}, +{more:.2f} floats a weight",
+            flush=True,
+        )
     return rows
+
+
+def _median(steps: list[list[float]]) -> list[float]:
+    """Of each part over the steps, and of the whole step."""
+    return [statistics.median(part) for part in zip(*steps, strict=True)] + [
+        statistics.median(map(sum, steps))
+    ]
 
 
 def main() -> None:
