@@ -209,13 +209,15 @@ def test_norms_are_constrained_where_they_are_included():
     assert model[1].weight.unique().numel() <= 5
 
 
-def test_tying_after_prepare_shares_charges_and_stores_once(tmp_path):
+@pytest.mark.parametrize("read", [Tied.get_parameter, lambda model, _: model.embedding.weight])
+def test_tying_after_prepare_shares_charges_and_stores_once(read, tmp_path):
+    """Both ways are those of Transformers, in its versions 5 and 4."""
     torch.manual_seed(0)
     model = Tied()
     model.head.weight = nn.Parameter(torch.randn(11, 8))
     ec.prepare(model, ec.Config(levels=5))
     apart = ec.penalty(model, alpha=1.0, examples=1)
-    model.head.weight = model.embedding.weight
+    model.head.weight = read(model, "embedding.weight")
     assert model.head._parameters["weight"] is model.embedding._parameters["weight"]
     assert ec.penalty(model, alpha=1.0, examples=1) < apart
     assert torch.equal(model.head.weight, model.embedding.weight)

@@ -248,6 +248,7 @@ def _read(module: nn.Module, name: str) -> Tensor:
         tensor = relaxed(module, name)
         if not torch.compiler.is_compiling():
             _SOURCES[tensor] = module, name
+            tensor._is_param = True  # an nn.Parameter to isinstance, hence to get_parameter
             if not torch.is_grad_enabled():
                 tensor.requires_grad_()  # torch multiplies by other kernels where it is not set
         return tensor
