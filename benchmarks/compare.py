@@ -30,6 +30,7 @@ else:
     import tomli as tomllib
 
 RESULTS = Path(__file__).parent / "results"
+COLLAPSED_PERCENT = 50
 KEPT = ("seed", "evaluated_on", "file_bytes", "decoded_error_percent", "float_error_percent")
 
 
@@ -81,6 +82,12 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, float]:
 
 def _draw(points: list[dict[str, Any]], path: Path) -> None:
     figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    title = "lines: means over seeds, dots: seeds"
+    collapsed = [p for p in points if p["mean_decoded_error_percent"] > COLLAPSED_PERCENT]
+    if collapsed:
+        names = ", ".join(f"{p['variant']} {p['value']}" for p in collapsed)
+        title += f"; collapsed and not drawn: {names}"
+    points = [point for point in points if point not in collapsed]
     for (variant, group), color in zip(
         itertools.groupby(points, key=lambda point: point["variant"]),
         plt.rcParams["axes.prop_cycle"].by_key()["color"],
@@ -105,7 +112,7 @@ def _draw(points: list[dict[str, Any]], path: Path) -> None:
     axis.set_xscale("log")
     axis.set_xlabel("bytes of the file")
     axis.set_ylabel("error on held-out images, % (decoded)")
-    axis.set_title("lines: means over seeds, dots: seeds", fontsize=9)
+    axis.set_title(title, fontsize=9)
     axis.legend(fontsize=8)
     figure.savefig(path, dpi=120)
 

@@ -110,3 +110,23 @@ def test_without_a_refresh_lengths_and_value_stay_and_the_gradient_moves():
     fresh = ec.penalty(model, 1.0, 1)
     assert fresh < first / 2
     assert not torch.equal(model.weight_lengths, lengths)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_network_of_half_precision_is_charged_too(dtype):
+    model = nn.Linear(400, 300)
+    expected = ec.penalty(ec.prepare(copy.deepcopy(model), ec.Config()), 1.0, 1)
+    ec.prepare(model.to(dtype), ec.Config())
+    first = ec.penalty(model, 1.0, 1)
+    first.backward()
+    assert first.item() == pytest.approx(expected.item(), rel=0.02)  # beyond float16's range
+    assert model._parameters["weight"].grad.isfinite().all()
+    stale = ec.penalty(model.to(torch.float32).to(dtype), 1.0, 1, refresh=False)
+    assert stale.item() == pytest.approx(expected.item(), rel=0.02)
+
+
+def test_an_empty_parameter_costs_nothing():
+    model = nn.Linear(1, 3)
+    model.weight = nn.Parameter(torch.zeros(3, 0))
+    ec.prepare(model, ec.Config())
+    assert ec.penalty(model, 1.0, 1) == 0

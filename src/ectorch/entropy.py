@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_PIECE = 1 << 18
+_PIECE = 1 << 17
 _TINY = torch.finfo(torch.float64).tiny  # keeps the gradient of an empty level finite
 
 

@@ -4,7 +4,7 @@
 every read gives the relaxed tensor, whoever reads it. The Parameter stays in ``_parameters`` under
 its own name, so optimizers, checkpoints and tied weights see what they saw before. Beside it stand
 ``<name>_log_gaps`` (the codebook), ``<name>_lengths`` (bits charged for each level) and
-``<name>_bits`` (the relaxed size under them), whatever the relaxation trains, and once frozen
+``<name>_bits`` (a weight's mean under them), whatever the relaxation trains, and once frozen
 ``<name>_symbols``.
 """
 
@@ -135,14 +135,15 @@ def _thaw(module: nn.Module, name: str) -> None:
 
 @torch.no_grad()
 def refresh_lengths(module: nn.Module, name: str) -> None:
-    """Set the code lengths and the size of a parameter by its weights as they are now."""
+    """Set the code lengths and their mean by the weights as they are now."""
     relaxation = constraints(module)[name].relaxation
     assert relaxation is not None
     book = codebook(module, name)
-    counts = relaxation.counts(variables(module, name), book)
+    trained = variables(module, name)
+    counts = relaxation.counts(trained, book)
     lengths = relaxation.lengths(counts, book.zero)
     _buffer(module, name, _LENGTHS).copy_(lengths)
-    _buffer(module, name, _BITS).copy_(counts @ lengths)
+    _buffer(module, name, _BITS).copy_(counts @ lengths / max(trained["weight"].numel(), 1))
 
 
 def rate_bits(module: nn.Module, name: str) -> Tensor:
@@ -152,7 +153,9 @@ def rate_bits(module: nn.Module, name: str) -> Tensor:
     with torch.no_grad():  # the rate would inflate the codebook
         book = codebook(module, name)
     charge = relaxation.charge(variables(module, name), book, _buffer(module, name, _LENGTHS))
-    return _buffer(module, name, _BITS) + (charge - charge.detach())
+    parameter = variables(module, name)["weight"]
+    bits = _buffer(module, name, _BITS).double() * parameter.numel()
+    return bits + (charge - charge.detach())
 
 
 def _buffer(module: nn.Module, name: str, suffix: str) -> Tensor:

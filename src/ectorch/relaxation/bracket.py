@@ -47,16 +47,11 @@ class Bracket:
 
     def moments(self, variables: Variables, codebook: Codebook) -> tuple[Tensor, Tensor]:
         weight = variables["weight"]
-        if codebook.step is not None:
-            low, high = codebook.multiples
-            step = codebook.step.detach()
-            mean = straight_through(
-                weight.detach().clamp(low * step, high * step), weight, codebook
-            )
-            apply: Callable[..., Tensor] = _VarianceOnGrid.apply
-            return mean, apply(weight, codebook.step, low, high)
         ends = codebook.values.detach()
         mean = straight_through(weight.detach().clamp(ends[0], ends[-1]), weight, codebook)
+        if codebook.step is not None:
+            apply: Callable[..., Tensor] = _VarianceOnGrid.apply
+            return mean, apply(weight, codebook.step, *codebook.multiples)
         lower, _ = codebook.locate(weight)
         below, above = codebook.values[lower], codebook.values[lower + 1]
         return mean, ((mean - below) * (above - mean)).clamp(min=0)
