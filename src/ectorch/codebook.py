@@ -47,8 +47,8 @@ class Codebook:
         Differentiable: values carry the gradient to ``log_gaps``.
         """
         if log_gaps.numel() == 1:
-            apply: Callable[..., tuple[Tensor, Tensor]] = _RoundedExp.apply
-            return cls(levels, step=apply(log_gaps)[0])
+            apply: Callable[[Tensor], Tensor] = _RoundedExp.apply
+            return cls(levels, step=apply(log_gaps))
         zero, gaps = zero_index(levels), log_gaps.exp()
         # values stay distinct: a gap is never lost in the rounding of its sum
         gaps = torch.maximum(gaps, 2 * torch.finfo(gaps.dtype).eps * gaps.detach().sum())
@@ -132,20 +132,17 @@ class _RoundedExp(torch.autograd.Function):
     """``exp``, rounded to bfloat16, with the gradient of ``exp``: (1,) to ()."""
 
     @staticmethod
-    def forward(log_step: Tensor) -> tuple[Tensor, Tensor]:
-        step = log_step.exp().squeeze(0)
-        return step.bfloat16().to(step.dtype), step
+    def forward(log_step: Tensor) -> Tensor:
+        return log_step.exp().squeeze(0).bfloat16().to(log_step.dtype)
 
     @staticmethod
     def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(output[1])
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx, grad, _):  # type: ignore[no-untyped-def]
-        (step,) = ctx.saved_tensors
-        return (grad * step).reshape(1)
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        (log_step,) = ctx.saved_tensors
+        return grad * log_step.exp()
 
 
 def initial_log_gaps(

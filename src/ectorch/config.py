@@ -12,7 +12,7 @@ from torch import nn
 
 from ectorch.codebook import CodebookKind
 from ectorch.errors import ConfigError
-from ectorch.lengths import RULES, LengthRule
+from ectorch.lengths import LengthRule, find_rule
 from ectorch.relaxation import Bracket, Categorical, Hard, Relaxation
 
 Forward = Literal["nearest", "sampled", "moments"]
@@ -118,11 +118,8 @@ class Config:
             else isinstance(chosen, Relaxation) and not isinstance(chosen, type),
             f"one of {tuple(RELAXATIONS)}, or an object with the methods of a Relaxation",
         )
-        self._expect(
-            "lengths",
-            self.lengths is None or callable(self.lengths) or self.lengths in RULES,
-            f"one of {tuple(RULES)}, or a function of counts and the zero's index",
-        )
+        if self.lengths is not None:
+            find_rule(self.lengths)
         self._expect("strength", _is_number(self.strength) and self.strength >= 0, "0 or more")
         self._expect("reach", _is_number(self.reach) and self.reach > 0, "more than 0")
         self._expect(
@@ -189,9 +186,7 @@ class Config:
             return chosen
         settings: dict[str, Any] = {}
         if self.lengths is not None:
-            settings["lengths"] = (
-                RULES[self.lengths] if isinstance(self.lengths, str) else self.lengths
-            )
+            settings["lengths"] = find_rule(self.lengths)
         if chosen == "hard":
             settings["strength"] = self.strength
         return RELAXATIONS[chosen](**settings)

@@ -146,7 +146,7 @@ def refresh_lengths(module: nn.Module, name: str) -> None:
     _buffer(module, name, _BITS).copy_(counts @ lengths / max(trained["weight"].numel(), 1))
 
 
-def rate_bits(module: nn.Module, name: str) -> Tensor:
+def relaxed_bits(module: nn.Module, name: str) -> Tensor:
     """() float64: the relaxed size of a parameter at the last refresh, its gradient as of now."""
     relaxation = constraints(module)[name].relaxation
     assert relaxation is not None

@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ectorch.errors import ConfigError
+
 LengthRule = Callable[[Tensor, int], Tensor]
 
 _MIN_COUNT = 1.0  # an empty level costs what its first symbol would: log2(n) bits
@@ -76,6 +78,21 @@ def cardinality(counts: Tensor, zero: int) -> Tensor:
 RULES: dict[str, LengthRule] = {
     rule.__name__: rule for rule in (isotonic, running_maximum, free, pruning, cardinality)
 }
+
+
+def find_rule(lengths: str | LengthRule) -> LengthRule:
+    """The rule of this name, or the rule itself.
+
+    Raises:
+        ConfigError: when it is neither.
+    """
+    rule = RULES.get(lengths) if isinstance(lengths, str) else lengths
+    if not callable(rule):
+        raise ConfigError(
+            f"lengths = {lengths!r}: expected one of {tuple(RULES)}, "
+            "or a function of counts and the zero's index"
+        )
+    return rule
 
 
 def isotonic_counts(counts: Tensor, zero: int) -> Tensor:

@@ -137,7 +137,7 @@ def penalty(model: nn.Module, alpha: float, examples: int, refresh: bool = True)
             continue
         if refresh:
             layers.refresh_lengths(module, name)
-        charged.append(constraint.alpha_scale * layers.rate_bits(module, name))
+        charged.append(constraint.alpha_scale * layers.relaxed_bits(module, name))
     bits = torch.stack(charged).sum() if charged else torch.zeros(())
     return (alpha * math.log(2) / examples * bits).float()
 

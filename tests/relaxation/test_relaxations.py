@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ectorch.codebook import Codebook, initial_log_gaps
+from ectorch.errors import ConfigError
 from ectorch.lengths import free, running_maximum
 from ectorch.relaxation import Bracket, Categorical, Hard, Relaxation
 
@@ -77,6 +78,14 @@ def seeded(seed):
 def test_it_is_a_relaxation(relaxation):
     assert isinstance(relaxation, Relaxation)
     assert copy.deepcopy(relaxation) == relaxation
+
+
+@pytest.mark.parametrize("kind", [Bracket, Categorical, Hard])
+def test_lengths_are_a_rule_or_its_name(kind):
+    assert kind(lengths="free") == kind(lengths=free)
+    for wrong in ("isotone", 3.0):
+        with pytest.raises(ConfigError, match=f"lengths = {wrong!r}: expected one of"):
+            kind(lengths=wrong)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

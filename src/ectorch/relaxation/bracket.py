@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from ectorch.codebook import Codebook
 from ectorch.entropy import soft_bit_size, soft_counts
-from ectorch.lengths import LengthRule, isotonic
+from ectorch.lengths import LengthRule, find_rule, isotonic
 from ectorch.relaxation.base import Variables
 from ectorch.relaxation.rounding import rounded, straight_through, uniform_noise
 
@@ -30,6 +30,9 @@ class Bracket:
     """
 
     lengths: LengthRule = isotonic
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengths", find_rule(self.lengths))
 
     def extra_variables(self, weight: Tensor, codebook: Codebook) -> dict[str, Tensor]:
         return {}

@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from ectorch.codebook import Codebook
-from ectorch.lengths import LengthRule, free
+from ectorch.lengths import LengthRule, find_rule, free
 from ectorch.relaxation.base import Variables
 from ectorch.relaxation.rounding import uniform_noise
 
@@ -34,6 +34,9 @@ class Categorical:
     """
 
     lengths: LengthRule = free
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengths", find_rule(self.lengths))
 
     def extra_variables(self, weight: Tensor, codebook: Codebook) -> dict[str, Tensor]:
         """(levels, *shape) logits: a Gaussian around the weight, as wide as the gaps to its levels.

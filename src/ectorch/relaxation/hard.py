@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from ectorch.codebook import Codebook
 from ectorch.entropy import hard_counts, soft_counts
-from ectorch.lengths import LengthRule, running_maximum
+from ectorch.lengths import LengthRule, find_rule, running_maximum
 from ectorch.relaxation.base import Variables
 from ectorch.relaxation.rounding import straight_through
 
@@ -30,6 +30,9 @@ class Hard:
 
     lengths: LengthRule = running_maximum
     strength: float = 0.05
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengths", find_rule(self.lengths))
 
     def extra_variables(self, weight: Tensor, codebook: Codebook) -> dict[str, Tensor]:
         return {}
