@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ectorch.bitstream.native import compiled
 from ectorch.bitstream.rangecoder import MAX_SCALE_BITS, RangeDecoder, RangeEncoder
 from ectorch.errors import FormatError
 
@@ -60,6 +61,13 @@ def encode(symbols: np.ndarray, levels: int) -> bytes:
     if levels == 1:
         return b""
     table = best_table(np.bincount(symbols, minlength=levels))
+    native = compiled(len(symbols))
+    if native is not None:
+        frequencies = np.array(table.frequencies, np.uint32)
+        stream: bytes = native.static_encode(
+            symbols.astype(np.uint16, copy=False), frequencies, table.scale_bits
+        )
+        return stream
     coder = RangeEncoder()
     _encode_table(coder, table)
     coder.encode_symbols(symbols.tolist(), table.frequencies, table.scale_bits)
@@ -76,6 +84,14 @@ def decode(data: bytes, count: int, levels: int, what: str) -> np.ndarray:
         if data:
             raise FormatError(f"{what}: {len(data)} bytes follow a codebook of one level")
         return np.broadcast_to(np.intp(0), (count,))
+    native = compiled(count)
+    if native is not None:
+        out = np.empty(count, np.uint16)
+        try:
+            native.static_decode(data, out, levels)
+        except native.DamagedStream as error:
+            raise FormatError(f"{what}: {error}") from error
+        return out
     coder = RangeDecoder(data, what)
     table = _decode_table(coder, levels, what)
     symbols = coder.decode_symbols(count, table.frequencies, table.scale_bits)

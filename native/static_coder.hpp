@@ -1,0 +1,100 @@
+// Static order-0 coder: a frequency table, then range-coded symbols; twin of bitstream/static.py.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "range_coder.hpp"
+
+namespace ectorch {
+
+constexpr int kTableFieldBits = 5;  // of the scale, and of a frequency's bit length
+
+inline int bit_length(std::uint32_t value) {
+    int bits = 0;
+    for (; value; value >>= 1) ++bits;
+    return bits;
+}
+
+struct StaticTable {
+    std::vector<std::uint32_t> frequencies;  // one a level, they sum to 2^scale_bits
+    int scale_bits = 0;
+
+    std::vector<std::uint32_t> starts() const {
+        std::vector<std::uint32_t> starts(frequencies.size() + 1, 0);
+        for (std::size_t i = 0; i < frequencies.size(); ++i) {
+            starts[i + 1] = starts[i] + frequencies[i];
+        }
+        return starts;
+    }
+};
+
+// The frequency of the `implied` level, the first of the largest, follows from the sum.
+inline void encode_table(RangeEncoder& coder, const StaticTable& table) {
+    const auto& frequencies = table.frequencies;
+    const auto largest = std::max_element(frequencies.begin(), frequencies.end());
+    const auto implied = static_cast<std::size_t>(largest - frequencies.begin());
+    const auto levels = static_cast<std::uint32_t>(frequencies.size());
+    coder.encode_uniform(table.scale_bits, kTableFieldBits);
+    coder.encode_uniform(static_cast<std::uint32_t>(implied), bit_length(levels - 1));
+    for (std::size_t level = 0; level < frequencies.size(); ++level) {
+        if (level == implied) continue;
+        const int length = bit_length(frequencies[level]);
+        coder.encode_uniform(length, kTableFieldBits);
+        if (length > 1) coder.encode_uniform(frequencies[level] - (1u << (length - 1)), length - 1);
+    }
+}
+
+inline StaticTable decode_table(RangeDecoder& coder, std::uint32_t levels) {
+    StaticTable table;
+    table.scale_bits = static_cast<int>(coder.decode_uniform(kTableFieldBits));
+    const std::uint32_t implied = coder.decode_uniform(bit_length(levels - 1));
+    if (table.scale_bits < 1 || table.scale_bits > kMaxScaleBits || implied >= levels) {
+        throw DamagedStream("frequency table of scale " + std::to_string(table.scale_bits) +
+                            ", implied level " + std::to_string(implied));
+    }
+    table.frequencies.assign(levels, 0);
+    std::uint64_t sum = 0;
+    for (std::uint32_t level = 0; level < levels; ++level) {
+        if (level == implied) continue;
+        const auto length = static_cast<int>(coder.decode_uniform(kTableFieldBits));
+        if (length > kMaxScaleBits + 1) throw DamagedStream("frequency of " + std::to_string(length) + " bits");
+        const std::uint32_t low = length > 1 ? coder.decode_uniform(length - 1) : 0;
+        table.frequencies[level] = length ? (1u << (length - 1)) + low : 0;
+        sum += table.frequencies[level];
+    }
+    if (sum >= std::uint64_t{1} << table.scale_bits) {
+        throw DamagedStream("frequencies sum to more than 2**" + std::to_string(table.scale_bits));
+    }
+    table.frequencies[implied] = static_cast<std::uint32_t>((1u << table.scale_bits) - sum);
+    return table;
+}
+
+inline std::vector<std::uint8_t> static_encode(const std::uint16_t* symbols, std::size_t count,
+                                               const StaticTable& table) {
+    RangeEncoder coder;
+    encode_table(coder, table);
+    const auto starts = table.starts();
+    for (std::size_t i = 0; i < count; ++i) {
+        coder.encode(starts[symbols[i]], table.frequencies[symbols[i]], table.scale_bits);
+    }
+    return coder.finish();
+}
+
+inline void static_decode(const std::uint8_t* data, std::size_t size, std::uint16_t* symbols,
+                          std::size_t count, std::uint32_t levels) {
+    RangeDecoder coder(data, size);
+    const StaticTable table = decode_table(coder, levels);
+    const auto starts = table.starts();
+    for (std::size_t i = 0; i < count; ++i) {
+        const std::uint32_t target = coder.target(table.scale_bits);
+        const auto above = std::upper_bound(starts.begin(), starts.end(), target);
+        const auto symbol = static_cast<std::uint32_t>(above - starts.begin() - 1);
+        coder.narrow(starts[symbol], table.frequencies[symbol]);
+        symbols[i] = static_cast<std::uint16_t>(symbol);
+    }
+    if (!coder.exhausted()) throw DamagedStream("bytes left after the last symbol");
+}
+
+}  // namespace ectorch

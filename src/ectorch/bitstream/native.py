@@ -1,0 +1,26 @@
+"""The compiled coders where they were built; else plain Python codes the same bytes, slower."""
+
+from __future__ import annotations
+
+import warnings
+from types import ModuleType
+
+try:
+    from ectorch.bitstream import _native as _built
+except ImportError:
+    _built = None  # type: ignore[assignment]
+
+module: ModuleType | None = _built
+_MANY_SYMBOLS = 1 << 14  # fewer take plain Python no time worth a warning
+
+
+def compiled(count: int) -> ModuleType | None:
+    """`ectorch.bitstream._native`, or None: warns once, where ``count`` symbols will take long."""
+    if module is None and count >= _MANY_SYMBOLS:
+        warnings.warn(
+            "ectorch was built without a C++ compiler: its coders run in plain Python, about a "
+            "hundred times slower; install a compiler, then pip install --force-reinstall ectorch",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return module
