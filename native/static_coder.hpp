@@ -59,7 +59,6 @@ inline StaticTable decode_table(RangeDecoder& coder, std::uint32_t levels) {
     for (std::uint32_t level = 0; level < levels; ++level) {
         if (level == implied) continue;
         const auto length = static_cast<int>(coder.decode_uniform(kTableFieldBits));
-        if (length > kMaxScaleBits + 1) throw DamagedStream("frequency of " + std::to_string(length) + " bits");
         const std::uint32_t low = length > 1 ? coder.decode_uniform(length - 1) : 0;
         table.frequencies[level] = length ? (1u << (length - 1)) + low : 0;
         sum += table.frequencies[level];
