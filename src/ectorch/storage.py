@@ -157,8 +157,8 @@ def rate_bits(model: nn.Module | Mapping[str, Tensor]) -> float:
     """Estimated size in bits of the file that `save_file` would write: no coder runs.
 
     Symbols at their entropy under the stored frequencies, codebooks, tables, floats as they are,
-    names, index and checksums. Within 1 % plus 64 bytes of the file, except that floats which zstd
-    shrinks are estimated without it. An estimate: sizes that are reported are those of files.
+    names, index and checksums. Within 1 % plus 64 bytes of the file, except that what zstd or byte
+    planes shrink is estimated without them. An estimate: what is reported are sizes of files.
     """
     state = discrete_state_dict(model) if isinstance(model, nn.Module) else model
     return estimate_file_bits({name: _to_raw(name, value) for name, value in state.items()})

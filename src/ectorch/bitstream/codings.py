@@ -7,7 +7,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from ectorch.bitstream import floats, static
+from ectorch.bitstream import floats, planes, static
 from ectorch.bitstream.levels import decode_levels, find_levels
 from ectorch.bitstream.tensor import DTYPES, Bits, RawTensor, bits_from_bytes
 from ectorch.bitstream.wire import Cursor
@@ -22,6 +22,7 @@ class Coding(IntEnum):
     HALF = 2  # float32 that float16 holds exactly, as little-endian float16
     ALIAS = 3  # the same bits as an earlier tensor
     STATIC = 4  # codebook, then the static order-0 coder
+    PLANES = 7  # byte planes, each coded by itself
 
 
 def encode_tensor(tensor: RawTensor) -> tuple[Coding, bytes]:
@@ -34,6 +35,9 @@ def encode_tensor(tensor: RawTensor) -> tuple[Coding, bytes]:
         limit = min(len(payload) for _, payload in candidates)
         if (coded := _encode_static(tensor, limit)) is not None:
             candidates.append((Coding.STATIC, coded))
+        limit = min(len(payload) for _, payload in candidates)
+        if (coded := planes.encode(tensor, limit)) is not None:
+            candidates.append((Coding.PLANES, coded))
     return min(candidates, key=lambda candidate: (len(candidate[1]), candidate[0]))
 
 
@@ -54,6 +58,8 @@ def decode_tensor(
         symbols = static.decode(cursor.rest(), count, len(levels.patterns), what)
         bits: Bits = levels.patterns[symbols]
         return bits
+    if coding == Coding.PLANES:
+        return planes.decode(payload, dtype, count, what)
     half = coding == Coding.HALF
     if half and dtype != "float32":
         raise FormatError(f"{what}: stored as halves of {dtype}, expected float32")
@@ -66,7 +72,7 @@ def decode_tensor(
 def estimate_bits(tensor: RawTensor) -> float:
     """Bits of the payload that `encode_tensor` writes, from counts: no coder runs.
 
-    An estimate: floats are taken as they are or as halves (zstd is not tried).
+    An estimate: floats are taken as they are or as halves (zstd and byte planes are not tried).
     """
     plain = 8 * len(floats.encode_half(tensor) or tensor.little_endian())
     found = find_levels(tensor.bits, tensor.dtype) if plain else None

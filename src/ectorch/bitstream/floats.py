@@ -16,8 +16,13 @@ _LARGE_BYTES = 1 << 22  # past this, level 19 costs minutes and buys nothing on 
 
 
 def encode_zstd(tensor: RawTensor) -> bytes:
-    data = tensor.little_endian()
-    level = _ZSTD_LEVEL if len(data) <= _LARGE_BYTES else _ZSTD_LEVEL_LARGE
+    return compress(tensor.little_endian())
+
+
+def compress(data: bytes, level: int | None = None) -> bytes:
+    """One zstd frame; ``level`` follows from the size unless it is given."""
+    if level is None:
+        level = _ZSTD_LEVEL if len(data) <= _LARGE_BYTES else _ZSTD_LEVEL_LARGE
     return zstandard.ZstdCompressor(level=level, write_content_size=False).compress(data)
 
 
