@@ -8,9 +8,8 @@
 torchvision replaced by a stub while it is imported. Two sides, both lossless without a quantiser:
 int32 tensors are coded as the integers that they are, in their shape. Each tensor has those
 settings of `_SETTINGS` that give the fewest bytes on its first rows, tried before the clock runs.
-Scan orders other than row by row, which is what they are compared with, and codebooks, which save
-0.2 % at most on ternary tensors and cost its encoder a pass for each level, never were smaller or
-worth it in trials.
+Other scan orders than row by row were never smaller in trials;
+codebooks saved 0.2 % on ternary tensors, nothing on others, and cost its encoder a pass a level.
 
 **nncodec** is `nncodec.nnc.compress` and `decompress`, what `nncodec.nn.encode` and
 `nncodec.tensor.encode` call, with no file written. Timed is the whole call: with it the search for
