@@ -20,8 +20,20 @@ constexpr std::uint64_t kMinRange = std::uint64_t{1} << kSettledShift;
 constexpr int kMaxScaleBits = 24;
 constexpr int kProbabilityBits = 16;  // of a binary decision
 
+inline int bit_length(std::uint32_t value) {
+#if defined(__GNUC__)
+    return value ? 32 - __builtin_clz(value) : 0;
+#else
+    int bits = 0;
+    for (; value; value >>= 1) ++bits;
+    return bits;
+#endif
+}
+
 class RangeEncoder {
    public:
+    static constexpr bool encodes = true;
+
     void encode(std::uint32_t start, std::uint32_t frequency, int scale_bits) {
         const std::uint64_t unit = range_ >> scale_bits;
         low_ += start * unit;
@@ -83,6 +95,8 @@ class RangeEncoder {
 
 class RangeDecoder {
    public:
+    static constexpr bool encodes = false;
+
     RangeDecoder(const std::uint8_t* data, std::size_t size) : data_(data), size_(size) {
         for (int i = 0; i < kStateBits / 8; ++i) code_ = code_ << 8 | next();
     }

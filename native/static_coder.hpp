@@ -11,12 +11,6 @@ namespace ectorch {
 
 constexpr int kTableFieldBits = 5;  // of the scale, and of a frequency's bit length
 
-inline int bit_length(std::uint32_t value) {
-    int bits = 0;
-    for (; value; value >>= 1) ++bits;
-    return bits;
-}
-
 struct StaticTable {
     std::vector<std::uint32_t> frequencies;  // one a level, they sum to 2^scale_bits
     int scale_bits = 0;
