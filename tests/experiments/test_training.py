@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import ectorch as ec
-from ectorch.errors import TrainingError
+from ectorch.errors import MismatchError, TrainingError
 from ectorch.experiments.data import DataSet, Split, load
 from ectorch.experiments.evaluation import evaluate
-from ectorch.experiments.networks import NETWORKS, identify
+from ectorch.experiments.networks import NETWORKS, check_images, identify
 from ectorch.experiments.recipe import parse_recipe
 from ectorch.experiments.training import Interrupted, train
 
@@ -111,6 +111,12 @@ def test_networks_are_known_by_their_tensors(name):
     assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
     parameters = sum(p.numel() for p in model.parameters())
     assert parameters == {"lenet-300-100": 266_610, "lenet-5-caffe": 431_080}[name]
+
+
+def test_images_of_another_shape_are_refused():
+    check_images("lenet-5-caffe", "digits", torch.zeros(2, 1, 28, 28))
+    with pytest.raises(MismatchError, match=r"lenet-5-caffe takes .*cifar-10 are \(3, 32, 32\)"):
+        check_images("lenet-5-caffe", "cifar-10", torch.zeros(2, 3, 32, 32))
 
 
 def test_label_bits_are_the_code_length_of_the_labels():

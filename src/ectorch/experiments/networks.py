@@ -45,10 +45,22 @@ class LeNet5Caffe(nn.Module):
         return logits
 
 
+IMAGE_SHAPE = (1, 28, 28)  # that all of them take
 NETWORKS: dict[str, type[nn.Module]] = {
     "lenet-300-100": LeNet300100,
     "lenet-5-caffe": LeNet5Caffe,
 }
+
+
+def check_images(network: str, data: str, images: Tensor) -> None:
+    """Refuse images (n, channels, height, width) that ``network`` cannot take.
+
+    Raises:
+        MismatchError: naming both and their shapes.
+    """
+    shape = tuple(images.shape[1:])
+    if shape != IMAGE_SHAPE:
+        raise MismatchError(f"{network} takes images of {IMAGE_SHAPE}, those of {data} are {shape}")
 
 
 def identify(shapes: Mapping[str, tuple[int, ...]]) -> str:

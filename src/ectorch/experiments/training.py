@@ -21,7 +21,7 @@ from ectorch.errors import TrainingError
 from ectorch.experiments import data as data_sets
 from ectorch.experiments.data import DataSet, Split
 from ectorch.experiments.evaluation import evaluate, pixels
-from ectorch.experiments.networks import NETWORKS
+from ectorch.experiments.networks import NETWORKS, check_images
 from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
 from ectorch.experiments.result import FLOAT_FILE, check_same_recipe, finish, finished
 from ectorch.network import (
@@ -96,6 +96,7 @@ def train(
 
     Raises:
         DataError: when the data cannot be had.
+        MismatchError: when the network cannot take its images.
         TrainingError: when the loss is not finite, or ``out`` holds a run of another recipe.
         Interrupted: when ``should_stop`` said so.
     """
@@ -106,6 +107,7 @@ def train(
     if torch.get_num_threads() != recipe.threads:
         raise TrainingError(f"{torch.get_num_threads()} threads, the recipe asks {recipe.threads}")
     data = data_sets.load(recipe.data)
+    check_images(recipe.network, data.name, data.train.images)
     out.mkdir(parents=True, exist_ok=True)
     run = _Run(recipe, data, out, on_progress, should_stop)
     run.go()
