@@ -2,9 +2,11 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/pair.h>
 
 #include "context_model.hpp"
 #include "levels.hpp"
+#include "rans.hpp"
 #include "static_coder.hpp"
 
 namespace nb = nanobind;
@@ -40,6 +42,67 @@ nb::bytes static_encode(In<std::uint16_t> symbols, In<std::uint32_t> frequencies
 void static_decode(nb::bytes data, Out<std::uint16_t> symbols, std::uint32_t levels) {
     nb::gil_scoped_release unlocked;
     ectorch::static_decode(bytes_of(data), data.size(), symbols.data(), symbols.size(), levels);
+}
+
+int decode_table(nb::bytes data, Out<std::uint32_t> frequencies) {
+    ectorch::RangeDecoder coder(bytes_of(data), data.size());
+    const auto table = ectorch::decode_table(coder, static_cast<std::uint32_t>(frequencies.size()));
+    if (!coder.exhausted()) throw ectorch::DamagedStream("bytes left after the last frequency");
+    std::copy(table.frequencies.begin(), table.frequencies.end(), frequencies.data());
+    return table.scale_bits;
+}
+
+void count_symbols(In<std::uint16_t> symbols, Out<std::uint64_t> counts) {
+    nb::gil_scoped_release unlocked;
+    ectorch::count_symbols(symbols.data(), symbols.size(), counts.data(), counts.size());
+}
+
+void count_runs(In<std::uint16_t> symbols, std::uint16_t zero, Out<std::uint64_t> counts) {
+    if (counts.size() != ectorch::kRunClasses) throw std::invalid_argument("run classes");
+    nb::gil_scoped_release unlocked;
+    ectorch::count_runs(symbols.data(), symbols.size(), zero, counts.data());
+}
+
+nb::bytes rans_encode_dense(In<std::uint16_t> symbols, In<std::uint32_t> frequencies,
+                            int scale_bits) {
+    std::vector<std::uint8_t> out;
+    {
+        nb::gil_scoped_release unlocked;
+        const ectorch::RansSteps steps(frequencies.data(), frequencies.size(), scale_bits);
+        out = ectorch::rans_encode_dense(symbols.data(), symbols.size(), steps);
+    }
+    return to_bytes(out);
+}
+
+void rans_decode_dense(nb::bytes data, In<std::uint64_t> slots, Out<std::uint16_t> symbols) {
+    nb::gil_scoped_release unlocked;
+    const ectorch::RansSlots table(slots.data(), slots.size());
+    ectorch::rans_decode_dense(bytes_of(data), data.size(), table, symbols.data(), symbols.size());
+}
+
+std::pair<std::size_t, nb::bytes> rans_encode_runs(
+    In<std::uint16_t> symbols, std::uint16_t zero, In<std::uint32_t> run_frequencies,
+    int run_scale_bits, In<std::uint32_t> symbol_frequencies, int symbol_scale_bits) {
+    ectorch::RunsChunk out;
+    {
+        nb::gil_scoped_release unlocked;
+        const ectorch::RansSteps runs(run_frequencies.data(), run_frequencies.size(),
+                                      run_scale_bits);
+        const ectorch::RansSteps others(symbol_frequencies.data(), symbol_frequencies.size(),
+                                        symbol_scale_bits);
+        out = ectorch::rans_encode_runs(symbols.data(), symbols.size(), zero, runs, others);
+    }
+    return {out.tokens, to_bytes(out.data)};
+}
+
+void rans_decode_runs(nb::bytes data, std::size_t tokens, std::uint16_t zero,
+                      In<std::uint64_t> run_slots, In<std::uint64_t> symbol_slots,
+                      Out<std::uint16_t> symbols) {
+    nb::gil_scoped_release unlocked;
+    const ectorch::RansSlots runs(run_slots.data(), run_slots.size());
+    const ectorch::RansSlots others(symbol_slots.data(), symbol_slots.size());
+    ectorch::rans_decode_runs(bytes_of(data), data.size(), tokens, zero, runs, others,
+                              symbols.data(), symbols.size());
 }
 
 using Shape = std::array<int, 4>;  // rows, channels, height, width
@@ -87,6 +150,15 @@ NB_MODULE(_native, m) {
     nb::exception<ectorch::DamagedStream>(m, "DamagedStream", PyExc_ValueError);
     m.def("static_encode", &static_encode, "symbols"_a, "frequencies"_a, "scale_bits"_a);
     m.def("static_decode", &static_decode, "data"_a, "symbols"_a, "levels"_a);
+    m.def("decode_table", &decode_table, "data"_a, "frequencies"_a);
+    m.def("count_symbols", &count_symbols, "symbols"_a, "counts"_a);
+    m.def("count_runs", &count_runs, "symbols"_a, "zero"_a, "counts"_a);
+    m.def("rans_encode_dense", &rans_encode_dense, "symbols"_a, "frequencies"_a, "scale_bits"_a);
+    m.def("rans_decode_dense", &rans_decode_dense, "data"_a, "slots"_a, "symbols"_a);
+    m.def("rans_encode_runs", &rans_encode_runs, "symbols"_a, "zero"_a, "run_frequencies"_a,
+          "run_scale_bits"_a, "symbol_frequencies"_a, "symbol_scale_bits"_a);
+    m.def("rans_decode_runs", &rans_decode_runs, "data"_a, "tokens"_a, "zero"_a, "run_slots"_a,
+          "symbol_slots"_a, "symbols"_a);
     m.def("context_encode", &context_encode, "symbols"_a, "shape"_a, "order"_a, "live"_a, "light"_a,
           "levels"_a, "zero"_a, "hint"_a);
     m.def("context_decode", &context_decode, "data"_a, "symbols"_a, "shape"_a, "order"_a, "live"_a,

@@ -43,9 +43,42 @@ class FrequencyTable:
 
 def best_table(counts: np.ndarray) -> FrequencyTable:
     """The cheapest table for ``counts`` (levels,), at least two of them positive."""
+    return min(possible_tables(counts), key=lambda table: table.cost_bits(counts))
+
+
+def possible_tables(counts: np.ndarray, most_bits: int = MAX_SCALE_BITS) -> list[FrequencyTable]:
+    """The best table of each scale up to ``most_bits`` that has room for ``counts`` (levels,)."""
     smallest = int(np.count_nonzero(counts) - 1).bit_length()
-    tables = [_scaled(counts, bits) for bits in range(max(smallest, 1), MAX_SCALE_BITS + 1)]
-    return min(tables, key=lambda table: table.cost_bits(counts))
+    return [_scaled(counts, bits) for bits in range(max(smallest, 1), most_bits + 1)]
+
+
+def encode_table(table: FrequencyTable) -> bytes:
+    """A table alone, as it stands at the head of a static stream."""
+    native = compiled(0)
+    if native is not None:
+        frequencies = np.array(table.frequencies, np.uint32)
+        stream: bytes = native.static_encode(np.empty(0, np.uint16), frequencies, table.scale_bits)
+        return stream
+    coder = RangeEncoder()
+    _encode_table(coder, table)
+    return coder.finish()
+
+
+def decode_table(data: bytes, levels: int, what: str) -> FrequencyTable:
+    """Inverse of `encode_table`; raises `FormatError` as `decode` does."""
+    native = compiled(0)
+    if native is not None:
+        frequencies = np.empty(levels, np.uint32)
+        try:
+            scale_bits = native.decode_table(data, frequencies)
+        except native.DamagedStream as error:
+            raise FormatError(f"{what}: {error}") from error
+        return FrequencyTable(tuple(frequencies.tolist()), scale_bits)
+    coder = RangeDecoder(data, what)
+    table = _decode_table(coder, levels, what)
+    if not coder.exhausted:
+        raise FormatError(f"{what}: bytes left after the last frequency")
+    return table
 
 
 def estimate_bits(counts: np.ndarray) -> float:
