@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 #include <vector>
 
 namespace ectorch {
@@ -89,6 +91,16 @@ Distinct<Bits> find_distinct(const Bits* bits, std::size_t count, std::size_t mo
     }
     for (std::size_t i = 0; i < count; ++i) symbols[i] = rank[symbols[i]];
     return out;
+}
+
+// out[i] = table[symbols[i]]; a symbol past the table is the caller's mistake.
+template <class Bits>
+void take(const Bits* table, std::size_t length, const std::uint16_t* symbols, std::size_t count,
+          Bits* out) {
+    if (count && *std::max_element(symbols, symbols + count) >= length) {
+        throw std::invalid_argument("a symbol beyond the table");
+    }
+    for (std::size_t i = 0; i < count; ++i) out[i] = table[symbols[i]];
 }
 
 }  // namespace ectorch

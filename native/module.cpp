@@ -143,6 +143,19 @@ nb::object find_distinct(In<Bits> bits, std::size_t most, Out<std::uint16_t> sym
                      reinterpret_cast<const std::uint8_t*>(found.patterns.data() + found.patterns.size())});
 }
 
+template <class Bits>
+void take(In<Bits> table, In<std::uint16_t> symbols, Out<Bits> out) {
+    if (symbols.size() != out.size()) throw std::invalid_argument("symbols and out differ");
+    nb::gil_scoped_release unlocked;
+    ectorch::take(table.data(), table.size(), symbols.data(), symbols.size(), out.data());
+}
+
+template <class Bits>
+void define_levels(nb::module_& m) {
+    m.def("find_distinct", &find_distinct<Bits>, "bits"_a, "most"_a, "symbols"_a);
+    m.def("take", &take<Bits>, "table"_a, "symbols"_a, "out"_a);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -163,8 +176,8 @@ NB_MODULE(_native, m) {
           "levels"_a, "zero"_a, "hint"_a);
     m.def("context_decode", &context_decode, "data"_a, "symbols"_a, "shape"_a, "order"_a, "live"_a,
           "light"_a, "levels"_a, "zero"_a, "hint"_a);
-    m.def("find_distinct", &find_distinct<std::uint8_t>, "bits"_a, "most"_a, "symbols"_a);
-    m.def("find_distinct", &find_distinct<std::uint16_t>, "bits"_a, "most"_a, "symbols"_a);
-    m.def("find_distinct", &find_distinct<std::uint32_t>, "bits"_a, "most"_a, "symbols"_a);
-    m.def("find_distinct", &find_distinct<std::uint64_t>, "bits"_a, "most"_a, "symbols"_a);
+    define_levels<std::uint8_t>(m);
+    define_levels<std::uint16_t>(m);
+    define_levels<std::uint32_t>(m);
+    define_levels<std::uint64_t>(m);
 }

@@ -7,7 +7,7 @@ from torch import nn
 import ectorch as ec
 from ectorch.bitstream import DTYPES
 from ectorch.bitstream import load_file as load_numpy
-from ectorch.errors import FormatError, MismatchError, UnsupportedTensorError
+from ectorch.errors import ConfigError, FormatError, MismatchError, UnsupportedTensorError
 from ectorch.network import convert, prepare
 from ectorch.storage import safe_open
 
@@ -295,3 +295,110 @@ def test_constrained_weights_take_a_fraction_of_their_floats():
 def test_what_is_no_named_tensor_is_refused(tensors):
     with pytest.raises(UnsupportedTensorError, match="expected a named tensor"):
         ec.save(tensors)
+
+
+PRESETS = ("small", "balanced", "fast")
+
+
+def sparse(*shape, seed=0, share=0.1):
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.rand(shape, generator=generator) < share
+    return (drawn * torch.randint(-4, 5, shape, generator=generator)).float() * 0.125
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Two layers of which the second has no use for the dead units of the first."""
+    first, second = sparse(200, 300), sparse(120, 200, seed=1, share=0.4)
+    dead = torch.arange(200) % 2 == 0
+    first[dead], second[:, dead] = 0, 0
+    return {"1.weight": first, "2.weight": second, "2.bias": torch.randn(120)}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@MODERATE
+@given(state=STATES)
+def test_every_preset_brings_every_state_back(preset, state):
+    assert all_same(ec.load(ec.save(state, preset=preset)), state)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_bytes_do_not_depend_on_the_number_of_threads(preset, network):
+    state = network | {"large": sparse(5000, 1000)}  # of several chunks
+    alone = ec.save(state, preset=preset, threads=1)
+    for threads in (2, 4):
+        assert ec.save(state, preset=preset, threads=threads) == alone
+        assert all_same(ec.load(alone, threads=threads), state)
+
+
+def test_an_unknown_preset_is_refused(network):
+    with pytest.raises(ConfigError, match="preset 'tiny' is unknown, known: small, balanced, fast"):
+        ec.save(network, preset="tiny")
+
+
+def test_a_tensor_that_was_coded_with_an_earlier_one_can_be_read_alone(network, tmp_path):
+    ec.save_file(network, tmp_path / "m.ect")
+    alone = len(ec.save({"2.weight": network["2.weight"]})) - len(ec.save({}))
+    with safe_open(tmp_path / "m.ect") as file:
+        assert file.get_entry("2.weight").size_bytes < alone  # dead columns cost nothing
+        assert same(file.get_tensor("2.weight"), network["2.weight"])
+        assert same(file.get_slice("2.weight")[3:5], network["2.weight"][3:5])
+
+
+INDICES = [
+    0,
+    -1,
+    119,
+    slice(None),
+    slice(3, 7),
+    slice(-5, None, 2),
+    slice(7, 3),
+    slice(500, 600),
+    (slice(2, 9), slice(10, 90, 7)),
+    (4, 5),
+    (Ellipsis, 3),
+    None,
+]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", ["1.weight", "2.bias"])
+@pytest.mark.parametrize("index", INDICES, ids=str)
+def test_a_slice_is_that_of_the_tensor(preset, name, index, network, tmp_path):
+    tensor = network[name]
+    if isinstance(index, tuple) and Ellipsis not in index and tensor.ndim == 1:
+        pytest.skip("two indices")
+    ec.save_file(network, tmp_path / "m.ect", preset=preset)
+    with safe_open(tmp_path / "m.ect") as file:
+        part = file.get_slice(name)
+        assert part.get_shape() == list(tensor.shape)
+        assert part.get_dtype() == "float32"
+        assert same(part[index], tensor[index])
+
+
+@pytest.mark.parametrize("index", [120, -121, slice(None, None, -1)], ids=str)
+def test_a_row_that_is_not_there_is_refused(index, network, tmp_path):
+    ec.save_file(network, tmp_path / "m.ect")
+    with safe_open(tmp_path / "m.ect") as file, pytest.raises(IndexError, match=r"2\.bias"):
+        file.get_slice("2.bias")[index]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_slice_decodes_its_own_chunks_only(preset, tmp_path, monkeypatch):
+    from ectorch.bitstream import context, rans
+
+    decoded = []
+    for stream in (context.ContextStream, rans.RansStream):
+        original = stream.decode_into
+
+        def record(self, index, out, original=original):
+            decoded.append(index)
+            original(self, index, out)
+
+        monkeypatch.setattr(stream, "decode_into", record)
+    large = sparse(6000, 1000) * (torch.arange(1000) % 7 == 0)
+    ec.save_file({"w": large}, tmp_path / "m.ect", preset=preset)
+    with safe_open(tmp_path / "m.ect") as file:
+        assert same(file.get_slice("w")[5500:5600], large[5500:5600])
+    assert len(decoded) == 1
+    assert decoded[0] > 0

@@ -89,12 +89,14 @@ def train(
 def compress(
     source: Annotated[Path, typer.Argument(help=".safetensors, or .pt with tensors only")],
     target: Annotated[Path, typer.Argument(help="the .ect file to write")],
+    preset: Annotated[str, typer.Option(help="small, balanced or fast")] = "small",
+    threads: Annotated[int | None, typer.Option(min=1, help="all cores if absent")] = None,
 ) -> None:
     """Store tensors losslessly: few values as a codebook and symbols, others as exact floats."""
     from ectorch.storage import save_file
 
     tensors, metadata = _read_tensors(source)
-    size = save_file(tensors, target, metadata)
+    size = save_file(tensors, target, metadata, preset, threads)
     before = source.stat().st_size
     typer.echo(f"{source} {before:,} bytes -> {target} {size:,} bytes (x{before / size:.1f})")
 

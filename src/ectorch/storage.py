@@ -28,59 +28,74 @@ _CARRIERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def save(
-    model: nn.Module | Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    model: nn.Module | Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    preset: str = "small",
+    threads: int | None = None,
 ) -> bytes:
     """The bytes that `save_file` writes."""
     state = discrete_state_dict(model) if isinstance(model, nn.Module) else model
-    return encode_file({name: _to_raw(name, value) for name, value in state.items()}, metadata)
+    tensors = {name: _to_raw(name, value) for name, value in state.items()}
+    return encode_file(tensors, metadata, preset, threads)
 
 
 def save_file(
     model: nn.Module | Mapping[str, Tensor],
     path: _Path,
     metadata: Mapping[str, str] | None = None,
+    preset: str = "small",
+    threads: int | None = None,
 ) -> int:
     """Write a network's state dict, or any dict of tensors, losslessly as an ``.ect`` file.
 
     A tensor of few distinct bit patterns becomes a codebook and coded symbols, anything else exact
-    floats. The file is a pure function of the tensors sorted by name and the metadata; it appears
-    whole or not at all.
+    floats. The file is a pure function of the tensors sorted by name, the metadata and the preset;
+    it appears whole or not at all.
 
     Args:
         model: a module (one that is still prepared is stored as `convert` would leave it), or
             tensors by name, of any dtype in `ectorch.bitstream.DTYPES`, any shape, any device.
         metadata: strings by name; they cost their length.
+        preset: "small" tries everything and keeps the smallest for each tensor; "balanced" is
+            about as small in a fraction of the time; "fast" codes symbols by their frequency alone.
+        threads: that code; all cores if None. The bytes do not depend on it.
 
     Returns:
         the file's size in bytes.
 
     Raises:
+        ConfigError: for another preset.
         UnsupportedTensorError: for a sparse, quantized or other unknown tensor, or what is no
             tensor at all, by its name.
     """
-    data = save(model, metadata)
+    data = save(model, metadata, preset, threads)
     write_atomic(path, data)
     return len(data)
 
 
-def load(data: bytes, max_decoded_bytes: int = DEFAULT_MAX_DECODED_BYTES) -> dict[str, Tensor]:
+def load(
+    data: bytes, max_decoded_bytes: int = DEFAULT_MAX_DECODED_BYTES, threads: int | None = None
+) -> dict[str, Tensor]:
     """The tensors of an ``.ect`` file's bytes, by name; see `load_file`."""
-    return _load(data, max_decoded_bytes)
+    return _load(data, max_decoded_bytes, threads)
 
 
-def load_file(path: _Path, max_decoded_bytes: int = DEFAULT_MAX_DECODED_BYTES) -> dict[str, Tensor]:
+def load_file(
+    path: _Path, max_decoded_bytes: int = DEFAULT_MAX_DECODED_BYTES, threads: int | None = None
+) -> dict[str, Tensor]:
     """The tensors of an ``.ect`` file, by name, bit for bit, on the CPU.
 
     Tied tensors come as separate copies; `load_model` puts them into a model that ties them.
 
     Args:
         max_decoded_bytes: refuse files whose tensors and names take more.
+        threads: that decode; all cores if None.
 
     Raises:
         FormatError: when the file is damaged, too new or too large.
         OSError: when it cannot be opened.
     """
-    return _load(os.fspath(path), max_decoded_bytes)
+    return _load(os.fspath(path), max_decoded_bytes, threads)
 
 
 def load_model(
@@ -121,12 +136,19 @@ def load_model(
 class safe_open:  # noqa: N801 - the name that safetensors' users know
     """Open an ``.ect`` file and decode single tensors; blocks of the others are not read.
 
+    A small tensor may have been coded with what an earlier one tells of it: then that is read too.
+
     Raises:
         FormatError: when the header is damaged, or a tensor that is asked for is.
     """
 
-    def __init__(self, path: _Path, max_decoded_bytes: int = DEFAULT_MAX_DECODED_BYTES) -> None:
-        self._reader = Reader(path, max_decoded_bytes)
+    def __init__(
+        self,
+        path: _Path,
+        max_decoded_bytes: int = DEFAULT_MAX_DECODED_BYTES,
+        threads: int | None = None,
+    ) -> None:
+        self._reader = Reader(path, max_decoded_bytes, threads)
 
     def __enter__(self) -> safe_open:
         return self
@@ -152,21 +174,64 @@ class safe_open:  # noqa: N801 - the name that safetensors' users know
         """Decode one tensor."""
         return _to_torch(self._reader.read(name))
 
+    def get_slice(self, name: str) -> TensorSlice:
+        """One tensor to index: ``file.get_slice(name)[10:20]`` decodes the chunks of those rows."""
+        return TensorSlice(self._reader, name)
+
+
+class TensorSlice:
+    """A tensor of a file that is decoded as far as it is indexed, as safetensors has it."""
+
+    def __init__(self, reader: Reader, name: str) -> None:
+        self._reader, self._name = reader, name
+        self._entry = reader.entries[name]
+
+    def get_shape(self) -> list[int]:
+        return list(self._entry.shape)
+
+    def get_dtype(self) -> str:
+        """A key of `ectorch.bitstream.DTYPES`."""
+        return self._entry.dtype
+
+    def __getitem__(self, index: object) -> Tensor:
+        """What ``get_tensor(name)[index]`` is; rows outside of a first integer or slice stay coded.
+
+        Raises:
+            IndexError: as a tensor does.
+        """
+        first, *rest = index if isinstance(index, tuple) else (index,)
+        shape = self._entry.shape
+        if not shape or not isinstance(first, (int, slice)) or isinstance(first, bool):
+            return _to_torch(self._reader.read(self._name))[index]  # type: ignore[index]
+        if isinstance(first, slice):
+            wanted = range(shape[0])[first]
+            if wanted.step < 1:
+                raise IndexError(f"{self._name}: slices go forward, the step is {wanted.step}")
+        else:
+            if not -shape[0] <= first < shape[0]:
+                raise IndexError(f"{self._name}: row {first} of {shape[0]}")
+            wanted = range(shape[0])[first:][:1]
+        rows = range(wanted.start, wanted[-1] + 1) if wanted else range(0)
+        part = _to_torch(self._reader.read(self._name, rows))
+        own = slice(None, None, wanted.step) if isinstance(first, slice) else 0
+        return part[(own, *rest)]
+
 
 def rate_bits(model: nn.Module | Mapping[str, Tensor]) -> float:
     """Estimated size in bits of the file that `save_file` would write: no coder runs.
 
     Symbols at their entropy under the stored frequencies, codebooks, tables, floats as they are,
-    names, index and checksums. Within 1 % plus 64 bytes of the file, except that what zstd or byte
-    planes shrink is estimated without them. An estimate: what is reported are sizes of files.
+    names, index and checksums: within 1 % plus 64 bytes of a file of the preset "fast", except
+    that what zstd or byte planes shrink is estimated without them. The context coder of the other
+    presets gets below. An estimate: what is reported are sizes of files.
     """
     state = discrete_state_dict(model) if isinstance(model, nn.Module) else model
     return estimate_file_bits({name: _to_raw(name, value) for name, value in state.items()})
 
 
-def _load(source: str | bytes, max_decoded_bytes: int) -> dict[str, Tensor]:
-    with Reader(source, max_decoded_bytes) as reader:
-        return {entry.name: _to_torch(reader.read(entry.name)) for entry in reader}
+def _load(source: str | bytes, max_decoded_bytes: int, threads: int | None) -> dict[str, Tensor]:
+    with Reader(source, max_decoded_bytes, threads) as reader:
+        return {name: _to_torch(raw) for name, raw in reader.read_all().items()}
 
 
 def _to_raw(name: str, tensor: Tensor) -> RawTensor:

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ectorch.bitstream.codings import Coding, decode_tensor, encode_tensor, estimate_bits
+from ectorch.bitstream.codings import (
+    Coding,
+    Preset,
+    Surroundings,
+    decode_tensor,
+    encode_tensor,
+    estimate_bits,
+)
 from ectorch.bitstream.tensor import DTYPES, RawTensor
 from ectorch.errors import FormatError
 
@@ -20,7 +27,7 @@ CASES = {
         RNG.standard_normal(60).astype(np.float16).astype(np.float32).view("u4"),
         Coding.HALF,
     ),
-    "grid": ("float32", (SYMBOLS * np.float32(0.1)).view("u4"), Coding.STATIC),
+    "grid": ("float32", (SYMBOLS * np.float32(0.1)).view("u4"), Coding.CONTEXT),
     "explicit": ("float32", RNG.choice([1, 5, 77777], 500), Coding.STATIC),
     "one level": ("float32", [0x3F9D70A4] * 500, Coding.STATIC),
 }
@@ -61,12 +68,37 @@ def test_wide_tensors_of_many_values_are_coded(ect):
     assert np.array_equal(decode_tensor(coding, payload, "float16", (300, 100), "t"), tensor.bits)
 
 
+@pytest.mark.parametrize("preset", Preset)
+@pytest.mark.parametrize("share", [0.03, 0.2])
+def test_every_preset_brings_a_large_tensor_back(preset, share, ect):
+    rng = np.random.default_rng(7)
+    rows = rng.random((200, 1)) < 0.5
+    values = (rng.random((200, 200)) < share) * rows * rng.integers(-9, 10, (200, 200))
+    tensor = ect.raw("int8", values.astype(np.int8).view("u1"), (200, 200))
+    coding, payload = encode_tensor(tensor, Surroundings(preset))
+    assert coding == (Coding.RANS if preset == Preset.FAST else Coding.CONTEXT)
+    items = [(None, tensor.bits), (range(333, 20111), tensor.bits[333:20111])]
+    for part, expected in items:
+        decoded = decode_tensor(coding, payload, "int8", (200, 200), "t", items=part)
+        assert np.array_equal(decoded, expected)
+
+
+def test_presets_are_ordered_by_size(ect):
+    rng = np.random.default_rng(8)
+    values = (rng.random((300, 200)) < rng.random(200) ** 6) * rng.integers(-3, 4, (300, 200))
+    tensor = ect.raw("int8", values.astype(np.int8).view("u1"), (300, 200))
+    sizes = [len(encode_tensor(tensor, Surroundings(preset))[1]) for preset in Preset]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < 0.9 * sizes[2]
+
+
 def test_estimate_is_the_size_of_the_payload_where_zstd_does_not_win(case):
     tensor, coding = case
     if coding == Coding.ZSTD:
         assert estimate_bits(tensor) == 8 * len(tensor.bits)
     else:
-        assert abs(estimate_bits(tensor) - 8 * len(encode_tensor(tensor)[1])) <= 8
+        size = len(encode_tensor(tensor, Surroundings(Preset.FAST))[1])
+        assert abs(estimate_bits(tensor) - 8 * size) <= 8
 
 
 @pytest.mark.parametrize("name", sorted(CASES.keys() - {"zstd"}))

@@ -46,7 +46,7 @@ def pinned(ect):
 
 
 def test_a_pinned_file_is_written_byte_for_byte(pinned):
-    assert encode_file(pinned, {"k": "v"}) == PINNED
+    assert encode_file(pinned, {"k": "v"}, "fast") == PINNED
 
 
 def test_a_pinned_file_is_read_bit_for_bit(pinned, ect):

@@ -68,8 +68,6 @@ def named(name, rest=ONE_ITEM[1:]):
         (index(ONE_ITEM) + b"\0", "1 bytes after"),
         (index(named(b"b"), named(b"a")), "does not sort after"),
         (index(named(b"a"), named(b"a")), "does not sort after"),
-        (index(named(b"a", b"\x50\0\4")), "unknown coding 5"),
-        (index(named(b"a", b"\x60\0\4")), "unknown coding 6"),
         (index(named(b"a", b"\x00\0\4")), "in no block"),
         (index(named(b"a", b"\x80\x41" + b"\1" * 65 + b"\4")), "65 dimensions"),
         (index(named(b"a", b"\x80" + varint(1 << 62))), "dimensions"),

@@ -50,3 +50,8 @@ def context_decode(
 def find_distinct(
     bits: npt.NDArray[np.unsignedinteger], most: int, symbols: _Symbols
 ) -> bytes | None: ...
+def take(
+    table: npt.NDArray[np.unsignedinteger],
+    symbols: _Symbols,
+    out: npt.NDArray[np.unsignedinteger],
+) -> None: ...

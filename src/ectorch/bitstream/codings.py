@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import math
-from enum import IntEnum
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import Protocol
 
 import numpy as np
 
-from ectorch.bitstream import floats, planes, static
-from ectorch.bitstream.levels import decode_levels, find_levels
+from ectorch.bitstream import context, floats, planes, rans, static
+from ectorch.bitstream.context import Alphabet, ContextStream, Counts, Layout, no_counts
+from ectorch.bitstream.levels import Levels, decode_levels, find_levels, take
+from ectorch.bitstream.parallel import Map
+from ectorch.bitstream.rans import RansStream
+from ectorch.bitstream.static import StaticStream
 from ectorch.bitstream.tensor import DTYPES, Bits, RawTensor, bits_from_bytes
 from ectorch.bitstream.wire import Cursor
 from ectorch.errors import FormatError
+
+_MANY_ITEMS = 1 << 14  # fewer gain nothing by rANS
+_LIGHT_GAIN = 0.99  # of the static bytes, that a sample has to stay below to be worth the time
+_SAMPLE_ITEMS = 1 << 16
 
 
 class Coding(IntEnum):
@@ -22,42 +33,200 @@ class Coding(IntEnum):
     HALF = 2  # float32 that float16 holds exactly, as little-endian float16
     ALIAS = 3  # the same bits as an earlier tensor
     STATIC = 4  # codebook, then the static order-0 coder
+    CONTEXT = 5  # codebook, then the adaptive context coder
+    RANS = 6  # codebook, then static rANS in chunks
     PLANES = 7  # byte planes, each coded by itself
 
 
-def encode_tensor(tensor: RawTensor) -> tuple[Coding, bytes]:
-    """The smallest payload; a tie goes to the lower id."""
+class Preset(str, Enum):
+    """How much time a file may take to become smaller."""
+
+    SMALL = "small"  # everything is tried, the smallest is kept
+    BALANCED = "balanced"  # the light context model, or static
+    FAST = "fast"  # static
+
+
+_SYMBOLS = frozenset({Coding.STATIC, Coding.CONTEXT, Coding.RANS})
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the file around a tensor offers to code it.
+
+    Attributes:
+        preset: what to try.
+        hints: of a few earlier tensors, by index: (rows,) uint32 nonzeros of each row.
+        map: runs the chunks of a tensor, see `ectorch.bitstream.parallel`.
+    """
+
+    preset: Preset = Preset.SMALL
+    hints: Mapping[int, np.ndarray] = field(default_factory=dict)
+    map: Map = map
+
+
+def encode_tensor(tensor: RawTensor, around: Surroundings | None = None) -> tuple[Coding, bytes]:
+    """The smallest payload of those that the preset tries; a tie goes to the lower id."""
+    around = around or Surroundings()
     candidates = [(Coding.RAW, tensor.little_endian())]
     if len(tensor.bits):
-        candidates.append((Coding.ZSTD, floats.encode_zstd(tensor)))
         if (half := floats.encode_half(tensor)) is not None:
             candidates.append((Coding.HALF, half))
-        limit = min(len(payload) for _, payload in candidates)
-        if (coded := _encode_static(tensor, limit)) is not None:
-            candidates.append((Coding.STATIC, coded))
-        limit = min(len(payload) for _, payload in candidates)
-        if (coded := planes.encode(tensor, limit)) is not None:
-            candidates.append((Coding.PLANES, coded))
+        found = find_levels(tensor.bits, tensor.dtype)
+        if found is not None:
+            candidates += _encode_symbols(*found, tensor, around)
+        if around.preset is Preset.SMALL or len(candidates) == 1:
+            candidates.append((Coding.ZSTD, floats.encode_zstd(tensor)))
+            limit = min(len(payload) for _, payload in candidates)
+            if (split := planes.encode(tensor, limit)) is not None:
+                candidates.append((Coding.PLANES, split))
     return min(candidates, key=lambda candidate: (len(candidate[1]), candidate[0]))
 
 
 def decode_tensor(
-    coding: Coding, payload: bytes, dtype: str, shape: tuple[int, ...], what: str
+    coding: Coding,
+    payload: bytes,
+    dtype: str,
+    shape: Sequence[int],
+    what: str,
+    counts: Counts = no_counts,
+    items: range | None = None,
+    map: Map = map,
 ) -> Bits:
-    """(prod(shape),) bit patterns; ``what`` names the tensor in errors.
+    """Bit patterns of a tensor; ``what`` names it in errors.
+
+    Args:
+        counts: nonzeros of each row of an earlier tensor, (rows,) uint32, by its index.
+        items: which of the ``prod(shape)`` items, all if None; chunks of none are not decoded.
 
     Raises:
         FormatError: when the payload does not hold exactly this tensor.
     """
     count = math.prod(shape)
+    items = range(count) if items is None else items
+    if coding in _SYMBOLS:
+        return _decode_symbols(coding, Cursor(payload, what), dtype, shape, counts, items, map)
+    return _decode_whole(coding, payload, dtype, count, what)[items.start : items.stop]
+
+
+def hint_of(coding: Coding, payload: bytes, dtype: str, what: str) -> int | None:
+    """The index of the earlier tensor that `decode_tensor` will ask for, if any."""
+    if coding != Coding.CONTEXT:
+        return None
+    cursor = Cursor(payload, what)
+    decode_levels(cursor, dtype)
+    return context.hint_of(cursor)
+
+
+def count_nonzeros(bits: Bits, shape: Sequence[int]) -> np.ndarray:
+    """(rows,) uint32: items of each row of the first dimension whose bits are not all zero."""
+    rows = shape[0] if shape else 1
+    counts: np.ndarray = np.count_nonzero(bits.reshape(rows, -1), axis=1)
+    return counts.astype(np.uint32)
+
+
+def estimate_bits(tensor: RawTensor) -> float:
+    """Bits of the payload that `encode_tensor` writes at most, from counts: no coder runs.
+
+    An estimate of the static coder: the context coder gets below it. Floats are taken as they are
+    or as halves (zstd and planes are not tried).
+    """
+    plain = 8 * len(floats.encode_half(tensor) or tensor.little_endian())
+    found = find_levels(tensor.bits, tensor.dtype) if plain else None
+    if found is None:
+        return plain
+    levels, symbols = found
+    counts = rans.count_symbols(symbols, len(levels.patterns))
+    book = 8 * len(levels.encode(tensor.dtype))
+    if book + _entropy_bits(counts) >= plain:
+        return plain
+    return min(plain, book + static.estimate_bits(counts))
+
+
+def _encode_symbols(
+    levels: Levels, symbols: np.ndarray, tensor: RawTensor, around: Surroundings
+) -> Iterator[tuple[Coding, bytes]]:
+    """Payloads of codebook and symbols, as far as they may be the smallest."""
+    book = levels.encode(tensor.dtype)
+    count, many = len(symbols), len(levels.patterns)
+    if many == 1:
+        yield Coding.STATIC, book
+        return
+    counts = rans.count_symbols(symbols, many, around.map)
+    entropy_bytes = _entropy_bits(counts) / 8
+    static_bytes = 0
+    if len(book) + entropy_bytes < len(tensor.little_endian()):
+        stream = rans.encode(symbols, many, around.map) if count >= _MANY_ITEMS else None
+        if stream is not None:
+            yield Coding.RANS, book + stream
+        if stream is None or around.preset is Preset.SMALL:
+            stream = static.encode(symbols, many)
+            yield Coding.STATIC, book + stream
+        static_bytes = len(stream)
+    if around.preset is Preset.FAST or not context.can_encode(tensor.shape):
+        return
+    alphabet = Alphabet(many, levels.zero)
+    if around.preset is Preset.SMALL:
+        layout = context.search(symbols, tensor.shape, alphabet, around.hints)
+    else:
+        layout = Layout(live=True, light=True)
+        if not _is_worth(symbols, tensor.shape, alphabet, layout, static_bytes / count):
+            return
+    yield (
+        Coding.CONTEXT,
+        book + context.encode(symbols, tensor.shape, alphabet, layout, around.hints, around.map),
+    )
+
+
+def _is_worth(
+    symbols: np.ndarray, shape: Sequence[int], alphabet: Alphabet, layout: Layout, rate: float
+) -> bool:
+    """Whether some rows in the middle take fewer bytes an item than the static ``rate``."""
+    columns = math.prod(shape[1:])
+    rows = len(symbols) // columns
+    some = min(rows, -(-_SAMPLE_ITEMS // columns))
+    start = (rows - some) // 2
+    sample = symbols[start * columns : (start + some) * columns]
+    size = len(context.encode(sample, (some, *shape[1:]), alphabet, layout, {}))
+    return size <= _LIGHT_GAIN * rate * len(sample)
+
+
+def _decode_symbols(
+    coding: Coding,
+    cursor: Cursor,
+    dtype: str,
+    shape: Sequence[int],
+    counts: Counts,
+    items: range,
+    map: Map,
+) -> Bits:
+    levels = decode_levels(cursor, dtype)
+    many, count = len(levels.patterns), math.prod(shape)
+    if not count:
+        raise FormatError(f"{cursor.what}: symbols of a tensor without items")
+    if many == 1:
+        if coding != Coding.STATIC or cursor.remaining:
+            raise FormatError(f"{cursor.what}: a codebook of one level, and more after it")
+        return np.full(len(items), levels.patterns[0])
+    stream: _Stream
+    if coding == Coding.CONTEXT:
+        stream = ContextStream(cursor, shape, Alphabet(many, levels.zero), counts)
+    elif coding == Coding.RANS:
+        stream = RansStream(cursor.rest(), count, many, cursor.what)
+    else:
+        stream = StaticStream(cursor.rest(), count, many, cursor.what)
+    step = stream.chunk_items
+    chunks = range(items.start // step, -(-items.stop // step)) if items else range(0)
+    first = chunks.start * step
+    symbols = np.empty(min(chunks.stop * step, count) - first if chunks else 0, np.uint16)
+    parts = [symbols[at * step - first :][:step] for at in chunks]
+    for _ in map(lambda work: stream.decode_into(*work), list(zip(chunks, parts, strict=True))):
+        pass
+    return take(levels.patterns, symbols[items.start - first : items.stop - first])
+
+
+def _decode_whole(coding: Coding, payload: bytes, dtype: str, count: int, what: str) -> Bits:
     if coding == Coding.ZSTD:
         return floats.decode_zstd(payload, dtype, count, what)
-    if coding == Coding.STATIC:
-        cursor = Cursor(payload, what)
-        levels = decode_levels(cursor, dtype)
-        symbols = static.decode(cursor.rest(), count, len(levels.patterns), what)
-        bits: Bits = levels.patterns[symbols]
-        return bits
     if coding == Coding.PLANES:
         return planes.decode(payload, dtype, count, what)
     half = coding == Coding.HALF
@@ -69,36 +238,15 @@ def decode_tensor(
     return floats.decode_half(payload) if half else bits_from_bytes(payload, dtype)
 
 
-def estimate_bits(tensor: RawTensor) -> float:
-    """Bits of the payload that `encode_tensor` writes, from counts: no coder runs.
-
-    An estimate: floats are taken as they are or as halves (zstd and byte planes are not tried).
-    """
-    plain = 8 * len(floats.encode_half(tensor) or tensor.little_endian())
-    found = find_levels(tensor.bits, tensor.dtype) if plain else None
-    if found is None:
-        return plain
-    levels, symbols = found
-    book = 8 * len(levels.encode(tensor.dtype))
-    if book + _entropy_bits(symbols) >= plain:
-        return plain
-    counts = np.bincount(symbols, minlength=len(levels.patterns))
-    return min(plain, book + static.estimate_bits(counts))
-
-
-def _encode_static(tensor: RawTensor, limit: int) -> bytes | None:
-    """Codebook and symbols, or None where they cannot be shorter than ``limit`` bytes."""
-    found = find_levels(tensor.bits, tensor.dtype)
-    if found is None:
-        return None
-    levels, symbols = found
-    book = levels.encode(tensor.dtype)
-    if 8 * len(book) + _entropy_bits(symbols) >= 8 * limit:
-        return None
-    return book + static.encode(symbols, len(levels.patterns))
-
-
-def _entropy_bits(symbols: np.ndarray) -> float:
-    counts = np.bincount(symbols)
-    counts = counts[counts > 0]
+def _entropy_bits(counts: np.ndarray) -> float:
+    counts = counts[counts > 0].astype(np.float64)
     return float(counts @ np.log2(counts.sum() / counts))
+
+
+class _Stream(Protocol):
+    @property
+    def chunk_items(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def decode_into(self, index: int, out: np.ndarray) -> None: ...

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ectorch.bitstream.native import compiled
 from ectorch.bitstream.tensor import DTYPES, Bits, bits_dtype, bits_from_bytes
 from ectorch.bitstream.wire import Cursor, unzigzag, varint, zigzag
 from ectorch.errors import FormatError
@@ -44,6 +45,11 @@ class Levels:
     patterns: Bits
     step: int | None = None
     first: int = 0
+
+    @property
+    def zero(self) -> int:
+        """The symbol whose bits are all zero; else 0."""
+        return int(np.argmax(self.patterns == 0))
 
     def encode(self, dtype: str) -> bytes:
         head = varint(len(self.patterns))
@@ -88,13 +94,12 @@ def find_levels(bits: Bits, dtype: str) -> tuple[Levels, np.ndarray] | None:
         bits: (n,) bit patterns, n >= 1.
 
     Returns:
-        the levels, and (n,) int64 symbols. A function of the bit patterns alone.
+        the levels, and (n,) uint16 symbols. A function of the bit patterns alone.
     """
-    if len(np.unique(bits[: 4 * MAX_LEVELS])) > MAX_LEVELS:  # spares a sort of all of them
+    found = _find_distinct(bits)
+    if found is None:
         return None
-    patterns, symbols = np.unique(bits, return_inverse=True)
-    if len(patterns) > MAX_LEVELS:
-        return None
+    patterns, symbols = found
     grid = _find_grid(patterns, dtype)
     if grid is None:
         return Levels(patterns), symbols
@@ -103,7 +108,31 @@ def find_levels(bits: Bits, dtype: str) -> tuple[Levels, np.ndarray] | None:
     if _UNUSED_LEVEL_BITS * (count - len(patterns)) > 8 * patterns.nbytes:
         return Levels(patterns), symbols
     patterns = _to_bits(_grid_values(step, first, count, dtype), dtype)
-    return Levels(patterns, step, first), (index - first)[symbols]
+    return Levels(patterns, step, first), take((index - first).astype(np.uint16), symbols)
+
+
+def take(table: np.ndarray, symbols: np.ndarray) -> np.ndarray:
+    """``table[symbols]``, of unsigned integers and (n,) uint16 symbols."""
+    native = compiled(0)
+    if native is None:
+        taken: np.ndarray = table[symbols]
+        return taken
+    out = np.empty(len(symbols), table.dtype)
+    native.take(table, symbols, out)
+    return out
+
+
+def _find_distinct(bits: Bits) -> tuple[Bits, np.ndarray] | None:
+    """Sorted patterns and (n,) uint16 symbols: `np.unique`, which gives up past `MAX_LEVELS`."""
+    native = compiled(0)
+    if native is not None:
+        symbols = np.empty(len(bits), np.uint16)
+        found = native.find_distinct(bits, MAX_LEVELS, symbols)
+        return None if found is None else (np.frombuffer(found, bits.dtype), symbols)
+    if len(np.unique(bits[: 4 * MAX_LEVELS])) > MAX_LEVELS:  # spares a sort of all of them
+        return None
+    patterns, positions = np.unique(bits, return_inverse=True)
+    return None if len(patterns) > MAX_LEVELS else (patterns, positions.astype(np.uint16))
 
 
 @np.errstate(all="ignore")  # extreme values overflow: they are on no grid then

@@ -23,7 +23,7 @@ def load_file(
             ``max_decoded_bytes``.
     """
     with Reader(path, max_decoded_bytes) as reader:
-        return {entry.name: _array(reader.read(entry.name)) for entry in reader}
+        return {name: _array(tensor) for name, tensor in reader.read_all().items()}
 
 
 def _array(tensor: RawTensor) -> np.ndarray:

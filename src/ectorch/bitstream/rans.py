@@ -7,22 +7,21 @@ alone, so the bytes do not depend on who does it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from types import ModuleType
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from ectorch.bitstream import ranscoder, static
 from ectorch.bitstream.native import compiled
-from ectorch.bitstream.static import FrequencyTable
+from ectorch.bitstream.parallel import Map
+from ectorch.bitstream.static import FrequencyTable, PricedTables
 from ectorch.bitstream.wire import Cursor, varint
 from ectorch.errors import FormatError
-
-Map = Callable[..., Iterable[Any]]  # the builtin, or that of a concurrent.futures.Executor
 
 MAX_SCALE_BITS = 16
 _CHUNK_BITS = 20  # log2 of a chunk's symbols, unless it had too few bytes
@@ -60,9 +59,9 @@ def encode(symbols: np.ndarray, levels: int, map: Map = map) -> bytes | None:
     chunk_bits = _choose_chunk_bits(counts)
     parts = _split(symbols, chunk_bits)
     kernels = compiled(len(symbols)) or ranscoder
-    model, bits = _choose_model(kernels, counts, parts, map)
-    least_bits = static.best_table(counts).cost_bits(counts)
-    if bits > least_bits * (1 + _STATIC_SLACK) + _STATIC_SLACK_BITS:
+    tables = static.PricedTables(counts)
+    model, bits = _choose_model(kernels, tables, counts, parts, map)
+    if bits > tables.bits.min() * (1 + _STATIC_SLACK) + _STATIC_SLACK_BITS:
         return None
     chunks = list(map(lambda part: model.encode(kernels, part), parts))
     sizes = b"".join(model.sizes(tokens, len(data)) for tokens, data in chunks)
@@ -112,6 +111,11 @@ class RansStream:
     def __len__(self) -> int:
         """The number of chunks."""
         return -(-self._count >> self.chunk_bits)
+
+    @property
+    def chunk_items(self) -> int:
+        """Symbols of a chunk; the last one may have fewer."""
+        return 1 << self.chunk_bits
 
     def chunk(self, index: int) -> np.ndarray:
         """(up to 2**chunk_bits,) uint16 symbols of one chunk."""
@@ -254,10 +258,14 @@ _MODES: dict[int, type[_Dense] | type[_Runs]] = {model.mode: model for model in 
 
 
 def _choose_model(
-    kernels: ModuleType, counts: np.ndarray, parts: list[np.ndarray], map: Map
+    kernels: ModuleType,
+    tables: PricedTables,
+    counts: np.ndarray,
+    parts: list[np.ndarray],
+    map: Map,
 ) -> tuple[_Model, float]:
     """The model of fewer bits, or the faster one where they are about equal; and its bits."""
-    dense, dense_bits = _choose_table(counts)
+    dense, dense_bits = _choose_table(tables)
     zero = int(counts.argmax())
     share = 1 - counts[zero] / counts.sum()
     if not 0 < share <= 1 / 2:
@@ -270,7 +278,8 @@ def _choose_model(
 
     run_counts = np.trim_zeros(_sum(map(count_runs, parts), _RUN_CLASSES), "b")
     others = np.where(np.arange(len(counts)) == zero, 0, counts)
-    (runs, run_bits), (symbols, symbol_bits) = _choose_table(run_counts), _choose_table(others)
+    runs, run_bits = _choose_table(PricedTables(run_counts))
+    symbols, symbol_bits = _choose_table(PricedTables(others))
     classes = np.arange(len(run_counts))
     raw_bits = np.where(classes < _EXACT_RUNS, 0, classes // 4 - 2) @ run_counts.astype(np.float64)
     bits = run_bits + symbol_bits + float(raw_bits)
@@ -280,12 +289,11 @@ def _choose_model(
     return _Dense(dense), dense_bits
 
 
-def _choose_table(counts: np.ndarray) -> tuple[_Table, float]:
+def _choose_table(tables: PricedTables) -> tuple[_Table, float]:
     """The smallest scale that is about as good as the best, and the bits of table and symbols."""
-    tables = static.possible_tables(counts, MAX_SCALE_BITS)
-    bits = [table.cost_bits(counts) for table in tables]
-    enough = min(bits) * (1 + _SCALE_SLACK)
-    return next((_Table(t), b) for t, b in zip(tables, bits, strict=True) if b <= enough)
+    bits = tables.bits[tables.scales <= MAX_SCALE_BITS]
+    at = int(np.argmax(bits <= bits.min() * (1 + _SCALE_SLACK)))
+    return _Table(tables[at]), float(bits[at])
 
 
 def _choose_chunk_bits(counts: np.ndarray) -> int:

@@ -30,26 +30,36 @@ class FrequencyTable:
         """The level whose frequency is not stored, since the sum gives it: the most frequent."""
         return self.frequencies.index(max(self.frequencies))
 
-    def cost_bits(self, counts: np.ndarray) -> float:
-        """Bits of the table and of ``counts`` (levels,) symbols coded with it."""
-        frequencies = np.array(self.frequencies)
+
+class PricedTables:
+    """The best table of each scale that has room for ``counts`` (levels,), two of them positive.
+
+    Attributes:
+        scales: (tables,) log2 of what the frequencies of each sum to.
+        bits: (tables,) of each table and the counted symbols coded with it.
+    """
+
+    def __init__(self, counts: np.ndarray) -> None:
         used = counts > 0
-        symbols = counts[used] @ (self.scale_bits - np.log2(frequencies[used]))
-        stored = np.delete(frequencies, self.implied)
-        mantissas = np.frexp(stored)[1].clip(1) - 1
-        fields = _SCALE_FIELD_BITS + _index_bits(len(counts)) + _CLASS_FIELD_BITS * len(stored)
-        return float(symbols + fields + mantissas.sum())
+        smallest = max(int(np.count_nonzero(used) - 1).bit_length(), 1)
+        self.scales = np.arange(smallest, MAX_SCALE_BITS + 1)
+        self._frequencies = _scaled(counts, self.scales)
+        lengths = np.frexp(self._frequencies)[1]
+        mantissas = np.maximum(lengths - 1, 0)
+        stored = len(counts) - 1
+        fields = _SCALE_FIELD_BITS + _index_bits(len(counts)) + _CLASS_FIELD_BITS * stored
+        logs = np.log2(self._frequencies[:, used])
+        symbols = self.scales * float(counts.sum()) - logs @ counts[used].astype(np.float64)
+        self.bits = symbols + fields + mantissas.sum(1) - mantissas.max(1)
+
+    def __getitem__(self, at: int) -> FrequencyTable:
+        return FrequencyTable(tuple(self._frequencies[at].tolist()), int(self.scales[at]))
 
 
 def best_table(counts: np.ndarray) -> FrequencyTable:
     """The cheapest table for ``counts`` (levels,), at least two of them positive."""
-    return min(possible_tables(counts), key=lambda table: table.cost_bits(counts))
-
-
-def possible_tables(counts: np.ndarray, most_bits: int = MAX_SCALE_BITS) -> list[FrequencyTable]:
-    """The best table of each scale up to ``most_bits`` that has room for ``counts`` (levels,)."""
-    smallest = int(np.count_nonzero(counts) - 1).bit_length()
-    return [_scaled(counts, bits) for bits in range(max(smallest, 1), most_bits + 1)]
+    tables = PricedTables(counts)
+    return tables[int(tables.bits.argmin())]
 
 
 def encode_table(table: FrequencyTable) -> bytes:
@@ -83,7 +93,7 @@ def decode_table(data: bytes, levels: int, what: str) -> FrequencyTable:
 
 def estimate_bits(counts: np.ndarray) -> float:
     """Bits that `encode` spends on symbols with these ``counts`` (levels,), within 8."""
-    return best_table(counts).cost_bits(counts) if np.count_nonzero(counts) > 1 else 0.0
+    return float(PricedTables(counts).bits.min()) if np.count_nonzero(counts) > 1 else 0.0
 
 
 def encode(symbols: np.ndarray, levels: int) -> bytes:
@@ -133,22 +143,44 @@ def decode(data: bytes, count: int, levels: int, what: str) -> np.ndarray:
     return np.frombuffer(symbols, np.uint16)
 
 
-def _scaled(counts: np.ndarray, scale_bits: int) -> FrequencyTable:
-    """``counts`` scaled to sum to ``2**scale_bits``, at least 1 where positive; integers only."""
-    frequencies = _share(1 << scale_bits, counts)
+class StaticStream:
+    """A stream of one chunk, in the form of those that have several; see `decode`."""
+
+    def __init__(self, data: bytes, count: int, levels: int, what: str) -> None:
+        self.chunk_items = count
+        self._data, self._levels, self._what = data, levels, what
+
+    def __len__(self) -> int:
+        return 1
+
+    def decode_into(self, index: int, out: np.ndarray) -> None:
+        """Fill ``out``, uint16."""
+        out[:] = decode(self._data, len(out), self._levels, self._what)
+
+
+def _scaled(counts: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """(scales, levels): counts scaled to sum to powers of two, 1 at least where positive."""
+    counts = np.broadcast_to(counts.astype(np.int64), (len(scales), len(counts)))
+    frequencies = _share(1 << scales, counts)
     lost = (counts > 0) & (frequencies == 0)
     if lost.any():  # rare levels are lifted to 1: the others pay
         frequencies[lost] = 1
-        frequencies -= _share(int(np.count_nonzero(lost)), (frequencies - 1).clip(0))
-    return FrequencyTable(tuple(frequencies.tolist()), scale_bits)
+        frequencies -= _share(np.count_nonzero(lost, axis=1), np.maximum(frequencies - 1, 0))
+    return frequencies
 
 
-def _share(amount: int, weights: np.ndarray) -> np.ndarray:
-    """Integers that sum to ``amount`` in proportion to ``weights``, by largest remainders."""
-    parts, remainders = np.divmod(weights.astype(np.int64) * amount, int(weights.sum()))
-    rest = amount - int(parts.sum())
-    parts[np.argsort(-remainders, kind="stable")[:rest]] += 1
-    return parts
+def _share(amounts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Rows of integers that sum to ``amounts`` in proportion to rows of ``weights``.
+
+    By largest remainders; integers only.
+    """
+    totals = np.maximum(weights.sum(1, keepdims=True), 1)
+    parts, remainders = np.divmod(weights * amounts[:, None], totals)
+    rest = amounts - parts.sum(1)
+    order = np.argsort(-remainders, axis=1, kind="stable")
+    more = np.zeros_like(parts)
+    np.put_along_axis(more, order, np.arange(parts.shape[1]) < rest[:, None], axis=1)
+    return np.asarray(parts + more)
 
 
 def _index_bits(levels: int) -> int:

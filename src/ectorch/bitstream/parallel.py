@@ -1,0 +1,45 @@
+"""Threads for the compiled coders, which release the GIL; bytes never depend on their number."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+Map = Callable[..., Iterable[Any]]  # the builtin, or `Workers.map`
+_Result = TypeVar("_Result")
+
+
+class Workers:
+    """``threads`` of them (all cores if None), begun when first needed.
+
+    Tasks start in the order they came, so that one may wait for an earlier one.
+    """
+
+    def __init__(self, threads: int | None) -> None:
+        self.threads = (os.cpu_count() or 1) if threads is None else threads
+        if self.threads < 1:
+            raise ValueError(f"threads is {threads}, expected 1 or more")
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def submit(self, work: Callable[[], _Result]) -> Future[_Result]:
+        """Start ``work``; with one thread, do it."""
+        if self.threads == 1:
+            done: Future[_Result] = Future()
+            done.set_result(work())
+            return done
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.threads)
+        return self._pool.submit(work)
+
+    def map(self, work: Callable[[Any], _Result], items: Iterable[Any]) -> list[_Result]:
+        """``work`` of every item; never call it from a worker."""
+        return [task.result() for task in [self.submit(lambda i=i: work(i)) for i in items]]  # type: ignore[misc]
