@@ -20,9 +20,9 @@ constexpr std::uint64_t kMinRange = std::uint64_t{1} << kSettledShift;
 constexpr int kMaxScaleBits = 24;
 constexpr int kProbabilityBits = 16;  // of a binary decision
 
-inline int bit_length(std::uint32_t value) {
+inline int bit_length(std::uint64_t value) {
 #if defined(__GNUC__)
-    return value ? 32 - __builtin_clz(value) : 0;
+    return value ? 64 - __builtin_clzll(value) : 0;
 #else
     int bits = 0;
     for (; value; value >>= 1) ++bits;
@@ -99,6 +99,7 @@ class RangeDecoder {
 
     RangeDecoder(const std::uint8_t* data, std::size_t size) : data_(data), size_(size) {
         for (int i = 0; i < kStateBits / 8; ++i) code_ = code_ << 8 | next();
+        if (code_ >= range_) throw outside();
     }
 
     // Whether every byte was needed; a longer stream holds bytes that nobody coded.
@@ -108,9 +109,7 @@ class RangeDecoder {
     std::uint32_t target(int scale_bits) {
         unit_ = range_ >> scale_bits;
         const std::uint64_t target = code_ / unit_;
-        if (target >> scale_bits) {
-            throw DamagedStream("range-coded stream is outside of the coded interval");
-        }
+        if (target >> scale_bits) throw outside();
         return static_cast<std::uint32_t>(target);
     }
 
@@ -140,6 +139,10 @@ class RangeDecoder {
     }
 
    private:
+    static DamagedStream outside() {
+        return DamagedStream("range-coded stream is outside of the coded interval");
+    }
+
     std::uint8_t next() {
         const std::uint8_t byte = at_ < size_ ? data_[at_] : 0;
         ++at_;

@@ -193,8 +193,8 @@ def test_constriction_codes_the_same_symbols_and_no_shorter(scale_bits, levels, 
 @given(st.binary(max_size=64), tables(), st.integers(0, 24))
 def test_noise_decodes_to_possible_symbols_or_a_format_error(data, table, bits):
     frequencies, scale_bits = table
-    decoder = RangeDecoder(data, "noise")
     try:
+        decoder = RangeDecoder(data, "noise")
         assert 0 <= decoder.decode_uniform(bits) < 1 << bits
         symbols = decoder.decode_symbols(500, frequencies, scale_bits)
     except FormatError:
@@ -202,11 +202,47 @@ def test_noise_decodes_to_possible_symbols_or_a_format_error(data, table, bits):
     assert all(frequencies[symbol] for symbol in symbols)
 
 
+DECISIONS = st.lists(
+    st.tuples(st.booleans(), st.one_of(st.integers(1, 65535), st.sampled_from([1, 65535])))
+)
+
+
+@given(st.lists(st.one_of(UNIFORM, DECISIONS), max_size=8))
+def test_decisions_round_trip_between_uniform_integers(parts):
+    coder = RangeEncoder()
+    for part in parts:
+        if isinstance(part, tuple):
+            coder.encode_uniform(*part)
+        else:
+            assert [coder.code(*decision) for decision in part] == [bit for bit, _ in part]
+    decoder = RangeDecoder(coder.finish(), "test")
+    for part in parts:
+        if isinstance(part, tuple):
+            assert decoder.decode_uniform(part[1]) == part[0]
+        else:
+            assert [decoder.code(False, one) for _, one in part] == [bit for bit, _ in part]
+    assert decoder.exhausted
+
+
+@pytest.mark.parametrize("one", [1, 300, 32768, 65535])
+def test_decisions_cost_their_information(one):
+    rng = np.random.default_rng(one)
+    bits = rng.random(20000) < one / 65536
+    coder = RangeEncoder()
+    for bit in bits.tolist():
+        coder.code(bit, one)
+    ideal_bits = -np.log2(np.where(bits, one, 65536 - one) / 65536).sum()
+    assert abs(len(coder.finish()) - ideal_bits / 8) <= 0.001 * ideal_bits / 8 + 8
+
+
 def test_code_outside_of_the_interval_is_refused():
     with pytest.raises(FormatError, match="conv1: "):
-        RangeDecoder(b"\xff" * 6, "conv1").decode_uniform(1)
+        RangeDecoder(b"\xff" * 6, "conv1")
+    almost = b"\xff" * 5 + b"\xfe"  # inside, but beyond the last whole unit
     with pytest.raises(FormatError, match="conv1: "):
-        RangeDecoder(b"\xff" * 6, "conv1").decode_symbols(1, [1, 1], 1)
+        RangeDecoder(almost, "conv1").decode_uniform(1)
+    with pytest.raises(FormatError, match="conv1: "):
+        RangeDecoder(almost, "conv1").decode_symbols(1, [1, 1], 1)
 
 
 def test_bytes_that_nobody_coded_leave_the_stream_unexhausted():

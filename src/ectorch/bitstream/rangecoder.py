@@ -19,6 +19,7 @@ STATE_BITS = 48
 _STATE_MASK = (1 << STATE_BITS) - 1
 _SETTLED_SHIFT = STATE_BITS - 8
 _MIN_RANGE = 1 << _SETTLED_SHIFT
+_PROBABILITY_BITS = 16  # of a binary decision
 MAX_SCALE_BITS = 24  # leaves 16 bits of precision in range >> scale_bits
 
 
@@ -41,6 +42,18 @@ class RangeEncoder:
     def encode_uniform(self, value: int, bits: int) -> None:
         """Code an integer of ``bits`` bits, all values equally likely."""
         self.encode(value, 1, bits)
+
+    def code(self, bit: bool, one: int) -> bool:
+        """Code a decision that is 1 with probability ``one``, 1 to 2**16 - 1, and return it."""
+        bound = (self._range >> _PROBABILITY_BITS) * one
+        if bit:
+            self._range = bound
+        else:
+            self._low += bound
+            self._range -= bound
+        while self._range < _MIN_RANGE:
+            self._ship()
+        return bit
 
     def encode_symbols(
         self, symbols: Sequence[int], frequencies: Sequence[int], scale_bits: int
@@ -100,6 +113,8 @@ class RangeDecoder:
         self._at = STATE_BITS // 8
         self._code = int.from_bytes(data[: self._at].ljust(self._at, b"\0"), "big")
         self._range = _STATE_MASK
+        if self._code >= self._range:
+            raise self._outside()
 
     @property
     def exhausted(self) -> bool:
@@ -116,6 +131,18 @@ class RangeDecoder:
         self._range = unit
         self._refill()
         return value
+
+    def code(self, bit: bool, one: int) -> bool:
+        """Read a decision as the encoder's method of this name wrote it, whatever ``bit`` is."""
+        bound = (self._range >> _PROBABILITY_BITS) * one
+        bit = self._code < bound
+        if bit:
+            self._range = bound
+        else:
+            self._code -= bound
+            self._range -= bound
+        self._refill()
+        return bit
 
     def decode_symbols(self, count: int, frequencies: Sequence[int], scale_bits: int) -> array[int]:
         """Read ``count`` symbols coded with ``frequencies``, which sum to ``2**scale_bits``.
