@@ -1,36 +1,66 @@
 // Adaptive context model: each binary decision of a symbol is predicted from several contexts, the
 // predictions are mixed, the mix is refined, the range coder codes the decision. Integers only.
-// FORMAT.md specifies it; the plain twin, in the same words, is src/ectorch/bitstream/context.py.
+// FORMAT.md specifies it; the plain twins are context_model.py and decisions.py (the Slot, the Kind,
+// the mix) in src/ectorch/bitstream.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstdlib>
+#include <stdexcept>
 #include <vector>
 
 #include "range_coder.hpp"
 
 namespace ectorch {
 
+constexpr int kMaxLevels = 1 << 16;
+constexpr int kMaxStretch = 3071;         // 256 a nat
+constexpr int kCells = 25;                // of a refinement, 256 apart
+constexpr std::uint32_t kMostMet = 1023;  // of a slot
+constexpr int kMaxInputs = 6;
+constexpr std::int64_t kMaxWeight = 1 << 24;
+constexpr std::size_t kNodeContexts = 32;
+
 // A tensor as rows x channels x height x width, and the order of its items in the stream.
 struct View {
     int rows, channels, height, width;
     int order;  // 0 rows outermost, 1 rows innermost, 2 channels outermost, 3 positions outermost
     bool live;  // say first which rows and columns hold nothing but zeros, and leave them out
-    const std::uint32_t* hint = nullptr;  // `hints` counts, each for equally many columns
-    int hints = 0;
+    const std::uint32_t* hint = nullptr;  // `hints` of them, each for equally many columns
+    std::size_t hints = 0;
 
     int columns() const { return channels * height * width; }
-    std::size_t size() const { return static_cast<std::size_t>(rows) * columns(); }
+
+    // The number of items, or 2^31 where an int cannot count them.
+    std::uint64_t size() const {
+        std::uint64_t items = 1;
+        for (const int length : {rows, channels, height, width}) {
+            items = std::min(items * length, std::uint64_t{1} << 31);
+        }
+        return items;
+    }
 };
 
-constexpr int kMaxStretch = 3071;  // 256 a nat
-constexpr int kCells = 25;         // of a refinement, 256 apart
-constexpr std::uint32_t kMostMet = 1023;  // of a slot
-constexpr int kMaxInputs = 6;
-constexpr int kMaxLength = 16;  // bits of a magnitude
-constexpr std::size_t kNodeContexts = 32;
+// What the model is told of the symbols: values are symbols minus `zero`.
+struct Alphabet {
+    std::int32_t levels, zero;
+
+    int longest() const { return bit_length(std::max(zero, levels - 1 - zero)); }
+};
+
+// Everything below relies on it: no product of sizes overflows an int, no index leaves its table.
+inline void check(const View& view, Alphabet alphabet, std::size_t symbols) {
+    const bool negative = std::min({view.rows, view.channels, view.height, view.width}) < 0;
+    if (negative || view.size() >> 31 || view.size() != symbols) {
+        throw std::invalid_argument("shape and symbols differ, or there are too many");
+    }
+    if (view.order < 0 || view.order > 3) throw std::invalid_argument("order other than 0 to 3");
+    if (alphabet.zero < 0 || alphabet.zero >= alphabet.levels || alphabet.levels > kMaxLevels) {
+        throw std::invalid_argument("zero is none of 1 to 65536 levels");
+    }
+}
 
 struct Tables {
     std::array<std::int32_t, 2 * kMaxStretch + 1> squash_of;
@@ -96,7 +126,8 @@ struct Kind {
             cells[i] = {static_cast<std::uint32_t>(start) << 16, 2};
         }
         mixers = {std::vector<Weights>(first, weights), std::vector<Weights>(second, weights)};
-        refinements = {std::vector<Refinement>(first, cells), std::vector<Refinement>(second, cells)};
+        refinements = {std::vector<Refinement>(first, cells),
+                       std::vector<Refinement>(second, cells)};
     }
 };
 
@@ -106,35 +137,24 @@ template <class Coder, bool kLight>
 class ContextModel {
    public:
     ContextModel(Coder& coder, const View& view, int longest, const std::int32_t* given)
-        : coder_(coder), view_(view), longest_(longest), given_(given), values_(view.size()), rows_(view.rows),
-          columns_(view.columns()), zero_(98784247, 4, 16, 2048), sign_(1u << 31, 4, 4, 8192),
-          row_live_(1u << 31, 1, 1, 16384), column_live_(1u << 31, 1, 1, 16384),
+        : coder_(coder), view_(view), longest_(longest), given_(given), values_(view.size()),
+          rows_(view.rows), columns_(view.columns()), zero_(98784247, 4, 16, 2048),
+          sign_(1u << 31, 4, 4, 8192), row_live_(1u << 31, 1, 1, 16384),
+          column_live_(1u << 31, 1, 1, 16384),
           nodes_(16 + 20 * (longest + 1), Kind(1u << 31, 1, 4, 8192)) {
         for (auto& slots : node_slots_) slots.resize(nodes_.size() * kNodeContexts);
     }
 
     std::vector<std::int32_t> run() {
         code_live();
-        const int C = view_.channels, P = view_.height * view_.width;
-        if (view_.order == 0) {
+        auto& columns = live_columns_;
+        const auto before = [&](int a, int b) { return group_of(a) < group_of(b); };
+        std::stable_sort(columns.begin(), columns.end(), before);
+        for (auto first = columns.begin(); first != columns.end();) {
+            const auto last = std::upper_bound(first, columns.end(), *first, before);
             for (int r : live_rows_)
-                for (int column : live_columns_) visit(r, column);
-        } else if (view_.order == 1) {
-            for (int column : live_columns_)
-                for (int r : live_rows_) visit(r, column);
-        } else if (view_.order == 2) {
-            for (auto first = live_columns_.begin(); first != live_columns_.end();) {
-                const int end = (*first / P + 1) * P;
-                const auto last = std::lower_bound(first, live_columns_.end(), end);
-                for (int r : live_rows_)
-                    for (auto column = first; column != last; ++column) visit(r, *column);
-                first = last;
-            }
-        } else {
-            for (int p = 0; p < P; ++p)
-                for (int r : live_rows_)
-                    for (int c = 0; c < C; ++c)
-                        if (columns_[c * P + p].live) visit(r, c * P + p);
+                for (auto column = first; column != last; ++column) visit(r, *column);
+            first = last;
         }
         return std::move(values_);
     }
@@ -146,6 +166,13 @@ class ContextModel {
         Slot zero, sign, magnitude;
         bool live = false;  // has a nonzero
     };
+
+    // Of columns that are visited row by row; the groups follow one another.
+    int group_of(int column) const {
+        const int plane = view_.height * view_.width;
+        const int groups[] = {0, column, column / plane, column % plane};
+        return groups[view_.order];
+    }
 
     // Rows and columns that hold nothing but zeros are said first, and left out then.
     void code_live() {
@@ -168,8 +195,8 @@ class ContextModel {
             int before = (at > 0 && columns_[at - 1].live) + 2 * (at > 1 && columns_[at - 2].live);
             if (H * W > 1) {
                 const auto is = [&](int back) { return columns_[at - back].live; };
-                before = (w > 0 && is(1)) + 2 * (h > 0 && is(W)) + 4 * (h > 0 && w > 0 && is(W + 1)) +
-                         8 * (h > 0 && w + 1 < W && is(W - 1));
+                before = (w > 0 && is(1)) + 2 * (h > 0 && is(W)) +
+                         4 * (h > 0 && w > 0 && is(W + 1)) + 8 * (h > 0 && w + 1 < W && is(W - 1));
             }
             const int hint = view_.hints ? 1 + hint_of(at) : 0;
             Slot* in[] = {&live_column_[before], &live_column_[16 + hint]};
@@ -185,12 +212,9 @@ class ContextModel {
     }
 
     // 0 to 3 while all are zero; then 5 + log2(2 items / nonzeros), at most 15.
-    static int density(std::uint32_t nonzeros, std::uint32_t items) {
+    static int density(std::uint64_t nonzeros, std::uint64_t items) {
         if (!nonzeros) return std::min(3, bit_length(items) / 3);
-        const std::uint64_t twice = 2 * std::uint64_t{items};
-        int power = bit_length(static_cast<std::uint32_t>(twice)) - bit_length(nonzeros);
-        if (power > 0 && std::uint64_t{nonzeros} << power > twice) --power;
-        return 5 + std::clamp(power, 0, 10);
+        return 5 + std::clamp(bit_length(2 * items / nonzeros) - 1, 0, 10);
     }
 
     static int sign(std::int32_t v) { return v > 0 ? 2 : v < 0; }
@@ -205,15 +229,15 @@ class ContextModel {
 
     // Nonzeros of the columns around, eight times as many items as the column has.
     int density_around(int c, int h, int w, const Line& column) const {
-        std::uint32_t nonzeros = 2 * column.nonzeros;
+        std::uint64_t nonzeros = 2 * std::uint64_t{column.nonzeros};
         for (int y = std::max(h - 1, 0); y <= std::min(h + 1, view_.height - 1); ++y) {
             for (int x = std::max(w - 1, 0); x <= std::min(w + 1, view_.width - 1); ++x) {
                 if (y == h && x == w) continue;
                 const Line& near = columns_[(c * view_.height + y) * view_.width + x];
-                nonzeros += near.nonzeros << (y == h || x == w);
+                nonzeros += std::uint64_t{near.nonzeros} << (y == h || x == w);
             }
         }
-        return density(nonzeros, 8 * column.items);
+        return density(nonzeros, 8 * std::uint64_t{column.items});
     }
 
     void visit(int r, int at) {
@@ -266,8 +290,7 @@ class ContextModel {
             while (length < longest_ && bit(bit_length(magnitude) > length, length - 1)) ++length;
             std::int32_t so_far = 1;
             for (int low = length - 2; low >= 0; --low) {
-                const int depth = length - 2 - low;
-                const int place = depth == 0 ? 0 : depth == 1 ? 1 + (so_far & 1) : 3 + low;
+                const int place = so_far < 4 ? so_far - 1 : 3 + low;
                 so_far = 2 * so_far + bit(magnitude >> low & 1, 16 + 20 * length + place);
             }
             const std::int32_t value = values_[item] = negative ? -so_far : so_far;
@@ -281,13 +304,13 @@ class ContextModel {
     }
 
     bool decide(bool bit, Kind& kind, Slot* const* in, int inputs, int first, int second) {
+        if constexpr (kLight) inputs = 2;
         for (int i = 0; i < inputs; ++i) {
             if (in[i]->n == 0) in[i]->p = kind.own.p;
         }
         if constexpr (kLight) {
             const std::uint32_t p = (in[0]->p >> 17) + (in[1]->p >> 17);
             bit = coder_.code(bit, std::clamp(p, 1u, 65535u));
-            inputs = 2;
         } else {
             bit = mix(bit, kind, in, inputs, first, second);
         }
@@ -310,7 +333,8 @@ class ContextModel {
         }
         const std::int64_t x =
             std::clamp<std::int64_t>((mixed[0] + mixed[1]) >> 1, -kMaxStretch, kMaxStretch);
-        const int place = static_cast<int>(x) + kMaxStretch + 1, cell = place >> 8, rest = place & 255;
+        const int place = static_cast<int>(x) + kMaxStretch + 1;
+        const int cell = place >> 8, rest = place & 255;
         std::uint32_t p = 2 * static_cast<std::uint32_t>(kTables.squash(x));
         for (int m = 0; m < 2; ++m) {
             const Slot *low = &(*cells[m])[cell], *high = low + 1;
@@ -323,14 +347,12 @@ class ContextModel {
             for (int i = 0; i <= inputs; ++i) {
                 std::int32_t& weight = (*weights[m])[i];
                 const std::int64_t moved = weight + (stretched[i] * step >> 24);
-                weight = static_cast<std::int32_t>(std::clamp<std::int64_t>(moved, -kMaxWeight, kMaxWeight));
+                weight = static_cast<std::int32_t>(std::clamp(moved, -kMaxWeight, kMaxWeight));
             }
             (*cells[m])[cell + (rest >= 128)].update(bit);
         }
         return bit;
     }
-
-    static constexpr std::int64_t kMaxWeight = 1 << 24;
 
     Coder& coder_;
     const View& view_;
@@ -350,18 +372,10 @@ class ContextModel {
     std::array<std::vector<Slot>, 4> node_slots_;
 };
 
-// What the model is told of a tensor's symbols: values are symbols minus `zero`.
-struct Alphabet {
-    std::int32_t levels, zero;
-
-    int longest() const {
-        return bit_length(static_cast<std::uint32_t>(std::max(zero, levels - 1 - zero)));
-    }
-};
-
 template <class Coder>
 std::vector<std::int32_t> run_model(Coder& coder, const View& view, bool light, Alphabet alphabet,
                                     const std::int32_t* given) {
+    if (view.size() == 0) return {};
     const int longest = alphabet.longest();
     return light ? ContextModel<Coder, true>(coder, view, longest, given).run()
                  : ContextModel<Coder, false>(coder, view, longest, given).run();
@@ -370,7 +384,10 @@ std::vector<std::int32_t> run_model(Coder& coder, const View& view, bool light, 
 inline std::vector<std::uint8_t> context_encode(const std::uint16_t* symbols, const View& view,
                                                 bool light, Alphabet alphabet) {
     std::vector<std::int32_t> values(symbols, symbols + view.size());
-    for (auto& value : values) value -= alphabet.zero;
+    for (auto& value : values) {
+        if (value >= alphabet.levels) throw std::invalid_argument("a symbol beyond the codebook");
+        value -= alphabet.zero;
+    }
     RangeEncoder coder;
     run_model(coder, view, light, alphabet, values.data());
     return coder.finish();

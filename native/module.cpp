@@ -108,13 +108,13 @@ void rans_decode_runs(nb::bytes data, std::size_t tokens, std::uint16_t zero,
 using Shape = std::array<int, 4>;  // rows, channels, height, width
 
 ectorch::View view_of(const Shape& shape, int order, bool live, In<std::uint32_t> hint) {
-    return {shape[0], shape[1], shape[2], shape[3], order, live, hint.data(), static_cast<int>(hint.size())};
+    return {shape[0], shape[1], shape[2], shape[3], order, live, hint.data(), hint.size()};
 }
 
 nb::bytes context_encode(In<std::uint16_t> symbols, Shape shape, int order, bool live, bool light,
                          int levels, int zero, In<std::uint32_t> hint) {
     const auto view = view_of(shape, order, live, hint);
-    if (view.size() != symbols.size()) throw std::invalid_argument("shape and symbols differ");
+    ectorch::check(view, {levels, zero}, symbols.size());
     std::vector<std::uint8_t> out;
     {
         nb::gil_scoped_release unlocked;
@@ -126,7 +126,7 @@ nb::bytes context_encode(In<std::uint16_t> symbols, Shape shape, int order, bool
 void context_decode(nb::bytes data, Out<std::uint16_t> symbols, Shape shape, int order, bool live,
                     bool light, int levels, int zero, In<std::uint32_t> hint) {
     const auto view = view_of(shape, order, live, hint);
-    if (view.size() != symbols.size()) throw std::invalid_argument("shape and symbols differ");
+    ectorch::check(view, {levels, zero}, symbols.size());
     nb::gil_scoped_release unlocked;
     ectorch::context_decode(bytes_of(data), data.size(), symbols.data(), view, light, {levels, zero});
 }
