@@ -214,7 +214,8 @@ class ContextModel {
     // 0 to 3 while all are zero; then 5 + log2(2 items / nonzeros), at most 15.
     static int density(std::uint64_t nonzeros, std::uint64_t items) {
         if (!nonzeros) return std::min(3, bit_length(items) / 3);
-        return 5 + std::clamp(bit_length(2 * items / nonzeros) - 1, 0, 10);
+        const int power = bit_length(2 * items) - bit_length(nonzeros);  // or one more
+        return 5 + std::clamp(power - (power > 0 && nonzeros << power > 2 * items), 0, 10);
     }
 
     static int sign(std::int32_t v) { return v > 0 ? 2 : v < 0; }
@@ -240,9 +241,7 @@ class ContextModel {
         return density(nonzeros, 8 * std::uint64_t{column.items});
     }
 
-    void visit(int r, int at) {
-        const int w = at % view_.width, h = at / view_.width % view_.height;
-        const int c = at / (view_.width * view_.height);
+    ECTORCH_INLINE void visit(int r, int at) {
         Line& row = rows_[r];
         Line& column = columns_[at];
         const int row_density = density(row.nonzeros, row.items);
@@ -250,14 +249,19 @@ class ContextModel {
         int near_density = column_density;
         std::int32_t a, b, d, e;  // the neighbours
         int beyond = 0;
+        const std::size_t item = static_cast<std::size_t>(r) * columns_.size() + at;
         if (view_.height * view_.width > 1) {
+            const int w = at % view_.width, h = at / view_.width % view_.height;
+            const int c = at / (view_.width * view_.height);
             a = value_at(r, c, h, w - 1), b = value_at(r, c, h - 1, w);
             d = value_at(r, c, h - 1, w - 1), e = value_at(r, c, h - 1, w + 1);
             beyond = (value_at(r, c, h, w - 2) != 0) + (value_at(r, c, h - 2, w) != 0);
             near_density = density_around(c, h, w, column);
         } else {
-            a = value_at(r, c - 1, h, w), b = value_at(r - 1, c, h, w);
-            d = value_at(r - 2, c, h, w), e = value_at(r, c - 2, h, w);
+            const std::int32_t* const here = values_.data() + item;
+            const auto width = columns_.size();
+            a = at > 0 ? *(here - 1) : 0, b = r > 0 ? *(here - width) : 0;
+            d = r > 1 ? *(here - 2 * width) : 0, e = at > 1 ? *(here - 2) : 0;
         }
         const int touching = std::min(3, (a != 0) + (b != 0) + (d != 0) + (e != 0));
         const int around = ((size(a, 2) * 3 + size(b, 2)) * 3 + size(d, 2)) * 3 + size(e, 2);
@@ -270,7 +274,6 @@ class ContextModel {
             in[inputs++] = &zero_hint_[hint + row_density];
             in[inputs++] = &zero_hint_[128 + hint + column_density];
         }
-        const std::size_t item = static_cast<std::size_t>(r) * columns_.size() + at;
         const std::int32_t given = Coder::encodes ? given_[item] : 0;
         if (decide(given != 0, zero_, in, inputs, touching, row_density)) {
             const int signs = ((sign(a) * 3 + sign(b)) * 3 + sign(d)) * 3 + sign(e);
@@ -303,7 +306,7 @@ class ContextModel {
         ++column.items;
     }
 
-    bool decide(bool bit, Kind& kind, Slot* const* in, int inputs, int first, int second) {
+    ECTORCH_INLINE bool decide(bool bit, Kind& kind, Slot* const* in, int inputs, int first, int second) {
         if constexpr (kLight) inputs = 2;
         for (int i = 0; i < inputs; ++i) {
             if (in[i]->n == 0) in[i]->p = kind.own.p;
