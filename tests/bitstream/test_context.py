@@ -107,7 +107,7 @@ def test_rows_that_are_images_are_found():
         (b"\x10\x00\x00", "maps of 0x0"),
         (b"\x10\x05\x01", "maps of 5x1 in rows of 12"),
         (b"\x20\x02", "5 rows of another tensor for 12 columns"),
-        (b"\0" + b"\xff" * 40, "left after the last symbol"),
+        (b"\0" + b"\xff" * 40, "outside of the coded interval"),
     ],
 )
 def test_damage_is_refused_by_name(stream, message):

@@ -21,7 +21,6 @@ from ectorch.bitstream.wire import Cursor
 from ectorch.errors import FormatError
 
 _MANY_ITEMS = 1 << 14  # fewer gain nothing by rANS
-_LIGHT_GAIN = 0.99  # of the static bytes, that a sample has to stay below to be worth the time
 _SAMPLE_ITEMS = 1 << 16
 
 
@@ -187,7 +186,7 @@ def _is_worth(
     start = (rows - some) // 2
     sample = symbols[start * columns : (start + some) * columns]
     size = len(context.encode(sample, (some, *shape[1:]), alphabet, layout, {}))
-    return size <= _LIGHT_GAIN * rate * len(sample)
+    return size <= rate * len(sample)
 
 
 def _decode_symbols(

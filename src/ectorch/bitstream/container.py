@@ -44,6 +44,7 @@ _MAX_HEADER_BYTES = 1 << 24
 _CRC_BYTES = 4
 _LARGE_BYTES = 1 << 23  # tensors from here on are coded and decoded by chunks
 _MOST_HINTS = 4
+_WORTH_THREADS_BYTES = 1 << 18  # less is done before a thread has started
 
 
 def encode_file(
@@ -62,7 +63,7 @@ def encode_file(
         ConfigError: for another preset.
     """
     sources = list(_sorted_with_aliases(tensors))
-    with Workers(threads) as workers:
+    with _workers(threads, sum(tensor.bits.nbytes for tensor in tensors.values())) as workers:
         coded = _encode_all(sources, _parse_preset(preset), workers)
     entries = [
         Entry(name, tensor.dtype, tensor.shape, coding, len(payload), alias_of=source)
@@ -186,7 +187,7 @@ class Reader:
             shape = (len(rows), *shape[1:])
             row = math.prod(shape[1:])
             items = range(rows.start * row, rows.start * row + len(rows) * row)
-        with Workers(self._threads) as workers:
+        with _workers(self._threads, entry.decoded_bytes) as workers:
             payload, counts = self.payload(name), self._counts.__getitem__
             bits = self._decode(entry, payload, counts, items, workers.map)
         return RawTensor(entry.dtype, shape, bits)
@@ -198,7 +199,7 @@ class Reader:
         needed = set(hints.values())
         tasks: dict[int, Future[Bits]] = {}
         large: list[Entry] = []
-        with Workers(self._threads) as workers:
+        with _workers(self._threads, sum(entry.decoded_bytes for entry in own)) as workers:
             for entry in own:  # a hint is earlier, so the task that is waited for has begun
                 at = self._index[entry.name]
                 alone = hints[entry.name] is None and at not in needed
@@ -300,6 +301,10 @@ class Reader:
             raise FormatError(
                 f"{self._what}: the index asks for {start} bytes, the file has {self.size_bytes}"
             )
+
+
+def _workers(threads: int | None, size_bytes: int) -> Workers:
+    return Workers(threads if size_bytes >= _WORTH_THREADS_BYTES else 1)
 
 
 def _parse_preset(preset: str) -> Preset:

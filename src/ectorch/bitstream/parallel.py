@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 Map = Callable[..., Iterable[Any]]  # the builtin, or `Workers.map`
@@ -42,4 +43,7 @@ class Workers:
 
     def map(self, work: Callable[[Any], _Result], items: Iterable[Any]) -> list[_Result]:
         """``work`` of every item; never call it from a worker."""
-        return [task.result() for task in [self.submit(lambda i=i: work(i)) for i in items]]  # type: ignore[misc]
+        items = list(items)
+        if len(items) == 1:
+            return [work(items[0])]
+        return [task.result() for task in [self.submit(partial(work, item)) for item in items]]
