@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NATIVE := $(wildcard native/*)
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .PHONY: demo test lint clean
@@ -25,11 +26,11 @@ $(VENV)/.torch: constraints.txt
 	$(PIP) torch
 	touch $@
 
-$(VENV)/.experiments: $(VENV)/.torch pyproject.toml
+$(VENV)/.experiments: $(VENV)/.torch pyproject.toml $(NATIVE)
 	$(PIP) --editable '.[experiments]'
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml $(NATIVE)
 	$(PIP) --editable '.[dev]'
 	touch $@
 

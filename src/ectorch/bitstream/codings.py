@@ -22,6 +22,7 @@ from ectorch.errors import FormatError
 
 _MANY_ITEMS = 1 << 14  # fewer gain nothing by rANS
 _SAMPLE_ITEMS = 1 << 16
+_QUICK_ZSTD_LEVEL = 3
 
 
 class Coding(IntEnum):
@@ -73,11 +74,13 @@ def encode_tensor(tensor: RawTensor, around: Surroundings | None = None) -> tupl
         found = find_levels(tensor.bits, tensor.dtype)
         if found is not None:
             candidates += _encode_symbols(*found, tensor, around)
-        if around.preset is Preset.SMALL or len(candidates) == 1:
+        small = around.preset is Preset.SMALL
+        if small:
             candidates.append((Coding.ZSTD, floats.encode_zstd(tensor)))
+        if small or found is None:
             limit = min(len(payload) for _, payload in candidates)
-            if (split := planes.encode(tensor, limit)) is not None:
-                candidates.append((Coding.PLANES, split))
+            split = planes.encode(tensor, limit, None if small else _QUICK_ZSTD_LEVEL)
+            candidates += [] if split is None else [(Coding.PLANES, split)]
     return min(candidates, key=lambda candidate: (len(candidate[1]), candidate[0]))
 
 

@@ -42,8 +42,12 @@ class PlaneCoding(IntEnum):
     STATIC = 3
 
 
-def encode(tensor: RawTensor, limit: int) -> bytes | None:
-    """The payload of at least one item, or None where it cannot be shorter than ``limit`` bytes."""
+def encode(tensor: RawTensor, limit: int, level: int | None = None) -> bytes | None:
+    """The payload of at least one item, or None where it cannot be shorter than ``limit`` bytes.
+
+    Args:
+        level: of zstd, see `ectorch.bitstream.floats.compress`.
+    """
     about, distance, sign = min(
         (_sketch_bytes(_transform(tensor.bits, distance, sign)), distance, sign)
         for distance, sign in _transforms(tensor)
@@ -51,7 +55,7 @@ def encode(tensor: RawTensor, limit: int) -> bytes | None:
     if about >= _SKETCH_SLACK * limit:
         return None
     planes = _split(_transform(tensor.bits, distance, sign))
-    plain = [_encode_plain(plane) for plane in planes]
+    plain = [_encode_plain(plane, level) for plane in planes]
     coded_bytes = [_static_bytes(*pair) for pair in zip(planes, plain, strict=True)]
     head = varint(distance << 2 | sign)
     if len(head) + sum(map(min, map(len, plain), coded_bytes)) >= limit:
@@ -145,7 +149,7 @@ def _sketch_bytes(bits: Bits) -> float:
     return sum(min(len(plain), _static_bytes(plane, plain)) for plane, plain in planes)
 
 
-def _encode_plain(plane: Plane, level: int | None = None) -> bytes:
+def _encode_plain(plane: Plane, level: int | None) -> bytes:
     """The smallest of all but the static coder."""
     if plane.min() == plane.max():
         return bytes([PlaneCoding.CONSTANT, plane[0]])
