@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from types import ModuleType
 
 try:
@@ -17,10 +18,15 @@ _MANY_SYMBOLS = 1 << 14  # fewer take plain Python no time worth a warning
 def compiled(count: int) -> ModuleType | None:
     """`ectorch.bitstream._native`, or None: warns once, where ``count`` symbols will take long."""
     if module is None and count >= _MANY_SYMBOLS:
-        warnings.warn(
-            "ectorch was built without a C++ compiler: its coders run in plain Python, about a "
-            "hundred times slower; install a compiler, then pip install --force-reinstall ectorch",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        _warn()
     return module
+
+
+@cache
+def _warn() -> None:
+    warnings.warn(
+        "ectorch was built without a C++ compiler: its coders run in plain Python, some hundred "
+        "times slower; install a compiler, then pip install --force-reinstall ectorch",
+        RuntimeWarning,
+        stacklevel=3,
+    )
