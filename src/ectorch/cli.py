@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from ectorch.bitstream.container import DEFAULT_MAX_DECODED_BYTES, Reader
+from ectorch.bitstream.reader import DEFAULT_MAX_DECODED_BYTES, Reader
 from ectorch.errors import EctorchError, FormatError
 
 if TYPE_CHECKING:

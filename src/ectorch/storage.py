@@ -8,14 +8,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from ectorch.bitstream.container import (
-    DEFAULT_MAX_DECODED_BYTES,
-    Reader,
-    encode_file,
-    estimate_file_bits,
-    write_atomic,
-)
+from ectorch.bitstream.container import encode_file, estimate_file_bits, write_atomic
 from ectorch.bitstream.index import Entry
+from ectorch.bitstream.reader import DEFAULT_MAX_DECODED_BYTES, Reader
 from ectorch.bitstream.tensor import DTYPES, RawTensor, bits_dtype
 from ectorch.errors import MismatchError, UnsupportedTensorError
 from ectorch.network import discrete_state_dict

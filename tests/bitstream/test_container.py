@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from ectorch.bitstream import DTYPES, RawTensor, Reader, encode_file, write_atomic
 from ectorch.bitstream.codings import Coding
-from ectorch.bitstream.container import DEFAULT_MAX_DECODED_BYTES, estimate_file_bits
+from ectorch.bitstream.container import estimate_file_bits
 from ectorch.bitstream.index import Entry, encode_header, place
+from ectorch.bitstream.reader import DEFAULT_MAX_DECODED_BYTES
 from ectorch.errors import FormatError
 
 PINNED = bytes.fromhex(

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from ectorch.bitstream.container import DEFAULT_MAX_DECODED_BYTES, Reader
+from ectorch.bitstream.reader import DEFAULT_MAX_DECODED_BYTES, Reader
 from ectorch.bitstream.tensor import RawTensor
 
 
