@@ -135,7 +135,7 @@ class Reader:
             }
             decoded |= {self._by_index[at].name: task.result() for at, task in tasks.items()}
         return {
-            entry.name: RawTensor(entry.dtype, entry.shape, decoded[entry.alias_of or entry.name])
+            entry.name: RawTensor(entry.dtype, entry.shape, decoded[self._resolve(entry.name).name])
             for entry in self
         }
 
