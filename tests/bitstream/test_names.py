@@ -64,9 +64,11 @@ def test_a_long_shared_beginning_costs_two_bytes():
         ("01", "expected"),
         ("4161", "shares 4 bytes"),
         ("f0ff01", "shares 270 bytes"),
-        ("0106", "unknown byte 6"),
-        ("011f", "unknown byte 31"),
-        ("0100", "unknown byte 0"),
+        ("0106", "unknown byte"),
+        ("011f", "unknown byte"),
+        ("0100", "unknown byte"),
+        ("03610162", "unknown byte"),  # an ending in the middle
+        ("020041", "unknown byte"),  # an escape that needs none
         ("01ff", "no UTF-8"),
         ("02c328", "no UTF-8"),
         ("0fffffffffffffffff7f", "expected"),

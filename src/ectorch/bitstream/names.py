@@ -16,6 +16,7 @@ from ectorch.errors import FormatError
 _ENDINGS = (b".weight", b".bias", b".running_mean", b".running_var", b".num_batches_tracked")
 _CODE = re.compile(rb"[\x00-\x1f]")
 _ESCAPED_OR_CODE = re.compile(rb"\x00.|[\x00-\x1f]", re.DOTALL)  # after 0 a byte is itself
+_SHORT = re.compile(rb"(?:\x00[\x00-\x1f]|[^\x00-\x1f])*[\x01-\x05]?")  # an ending is last
 _LONG = 15
 
 
@@ -65,13 +66,12 @@ def _shorten(name: str) -> bytes:
 
 
 def _lengthen(short: bytes, what: str) -> str:
+    if not _SHORT.fullmatch(short):
+        raise FormatError(f"{what}: name holds an unknown byte")
+
     def expand(found: re.Match[bytes]) -> bytes:
         code = found[0]
-        if len(code) == 2:
-            return code[1:]
-        if not 1 <= code[0] <= len(_ENDINGS):
-            raise FormatError(f"{what}: name holds the unknown byte {code[0]}")
-        return _ENDINGS[code[0] - 1]
+        return code[1:] or _ENDINGS[code[0] - 1]
 
     try:
         return _ESCAPED_OR_CODE.sub(expand, short).decode()
