@@ -5,6 +5,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from ectorch.bitstream.codings import Coding
+from ectorch.bitstream.index import Entry, encode_header, place
 from ectorch.errors import FormatError
 
 KINDS = ["flip", "cut", "grow", "noise", "swap"]
@@ -47,3 +49,16 @@ def test_parsers_stand_what_a_right_checksum_lets_through(
             refused += 1
     assert refused > 100
     assert peak_memory() < 16 * LIMIT
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3)])
+def test_a_tensor_without_items_gives_no_hints(shape, ect):
+    two_levels = bytes([2, 0, 0, 1])
+    hinted = two_levels + bytes([32, 0])  # the layout: with the counts of tensor 0
+    entries = [
+        Entry("a", "int8", shape, Coding.RAW, 0),
+        Entry("b", "int8", (2, 6), Coding.CONTEXT, len(hinted)),
+    ]
+    data = ect.assemble(encode_header(place(entries), {}), [hinted])
+    with pytest.raises(FormatError, match="0 rows of another tensor"):
+        ect.read_all(data)

@@ -122,7 +122,8 @@ def hint_of(coding: Coding, payload: bytes, dtype: str, what: str) -> int | None
 def count_nonzeros(bits: Bits, shape: Sequence[int]) -> np.ndarray:
     """(rows,) uint32: items of each row of the first dimension whose bits are not all zero."""
     rows = shape[0] if shape else 1
-    counts: np.ndarray = np.count_nonzero(bits.reshape(rows, -1), axis=1)
+    row_items = math.prod(shape[1:])  # NumPy finds none for no rows
+    counts: np.ndarray = np.count_nonzero(bits.reshape(rows, row_items), axis=1)
     return counts.astype(np.uint32)
 
 
