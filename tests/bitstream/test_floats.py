@@ -61,7 +61,7 @@ def test_what_float16_holds_becomes_half_as_large(values, ect):
     tensor = ect.float32(values)
     half = encode_half(tensor)
     assert len(half) == 2 * len(values)
-    assert np.array_equal(decode_half(half), tensor.bits)
+    assert np.array_equal(decode_half(half, "w"), tensor.bits)
 
 
 @pytest.mark.parametrize("value", [0.1, 65520.0, 1e-8, 1 + 2**-11])
@@ -72,6 +72,12 @@ def test_what_float16_does_not_hold_stays(value, ect):
 @pytest.mark.parametrize("bits", [0x7FC00000, 0x7F802000, 0x7F800001, 0xFFFFFFFF])
 def test_nans_stay_since_machines_convert_them_differently(bits, ect):
     assert encode_half(ect.raw("float32", [bits])) is None
+
+
+@pytest.mark.parametrize("half", [0x7C01, 0x7E00, 0xFFFF])
+def test_a_nan_among_halves_is_damage(half):
+    with pytest.raises(FormatError, match="w: a NaN"):
+        decode_half(half.to_bytes(2, "little"), "w")
 
 
 def test_other_dtypes_stay(ect):

@@ -238,7 +238,7 @@ def _decode_whole(coding: Coding, payload: bytes, dtype: str, count: int, what: 
     size = count * (2 if half else DTYPES[dtype])
     if len(payload) != size:
         raise FormatError(f"{what}: {size} bytes expected, {len(payload)} stored")
-    return floats.decode_half(payload) if half else bits_from_bytes(payload, dtype)
+    return floats.decode_half(payload, what) if half else bits_from_bytes(payload, dtype)
 
 
 def _entropy_bits(counts: np.ndarray) -> float:

@@ -60,6 +60,13 @@ def encode_half(tensor: RawTensor) -> bytes | None:
     return half.tobytes()
 
 
-def decode_half(data: bytes) -> Bits:
-    """Bit patterns of float32 from float16."""
-    return np.frombuffer(data, "<f2").astype(np.float32).view(np.uint32)
+def decode_half(data: bytes, what: str) -> Bits:
+    """Bit patterns of float32 from float16; ``what`` names the tensor in errors.
+
+    Raises:
+        FormatError: on a NaN, whose bits would depend on the machine.
+    """
+    values = np.frombuffer(data, "<f2").astype(np.float32)
+    if np.isnan(values).any():
+        raise FormatError(f"{what}: a NaN among the halves")
+    return values.view(np.uint32)
