@@ -1,11 +1,20 @@
 # Two commands set everything up on a fresh machine: `make demo` and `make test`.
+# `make fuzz` needs clang besides: see fuzz/README.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(wildcard native/*)
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint clean
+CLANG ?= clang++
+RUNS ?= 20000
+SEED ?= 1
+FUZZ := fuzz/build
+FUZZER = -runs=$(RUNS) -seed=$(SEED) -timeout=2
+LOGGED = > $(FUZZ)/$@.log 2>&1 || { tail -n 100 $(FUZZ)/$@.log; exit 1; }
+SANITIZED := -O1 -g -D_GLIBCXX_ASSERTIONS -fsanitize=address,undefined -fno-sanitize-recover=undefined
+
+.PHONY: demo test lint fuzz fuzz-native fuzz-reader check-native clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/ectorch train recipes/lenet-300-100/recipe.toml --out runs/demo
@@ -18,6 +27,45 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: fuzz-native fuzz-reader check-native
+
+fuzz-native: $(FUZZ)/native
+	rm -rf $(FUZZ)/native.corpus
+	cp -r fuzz/corpus/native $(FUZZ)/native.corpus
+	$< $(FUZZER) -malloc_limit_mb=64 -max_len=1024 -artifact_prefix=$(FUZZ)/native- $(FUZZ)/native.corpus $(LOGGED)
+	@echo "fuzz: $(RUNS) inputs, and no stream harms the compiled decoders"
+
+fuzz-reader: $(VENV)/.fuzz
+	rm -rf $(FUZZ)/reader.corpus
+	mkdir -p $(FUZZ)
+	cp -r fuzz/corpus/reader $(FUZZ)/reader.corpus
+	cp tests/golden/*.ect $(FUZZ)/reader.corpus
+	$(BIN)/python fuzz/reader.py $(FUZZER) -max_len=4096 -artifact_prefix=$(FUZZ)/reader- $(FUZZ)/reader.corpus $(LOGGED)
+	@echo "fuzz: $(RUNS) inputs, and no file harms the reader"
+
+check-native: $(addprefix $(FUZZ)/same_bytes-,O0 O3 clang-O3 sanitized) $(VENV)/.dev
+	$(BIN)/python fuzz/same_bytes.py $(filter $(FUZZ)/%,$^)
+
+$(FUZZ)/native $(FUZZ)/same_bytes-clang-O3 $(FUZZ)/same_bytes-sanitized: $(FUZZ)/.clang
+
+$(FUZZ)/native: fuzz/native.cpp $(NATIVE)
+	$(CLANG) -std=c++17 $(SANITIZED) -fsanitize=fuzzer $< -o $@
+
+$(FUZZ)/same_bytes-sanitized: fuzz/same_bytes.cpp $(NATIVE)
+	$(CLANG) -std=c++17 $(SANITIZED) $< -o $@
+
+$(FUZZ)/same_bytes-clang-%: fuzz/same_bytes.cpp $(NATIVE)
+	$(CLANG) -std=c++17 -$* $< -o $@
+
+$(FUZZ)/same_bytes-%: fuzz/same_bytes.cpp $(NATIVE)
+	mkdir -p $(FUZZ)
+	$(CXX) -std=c++17 -$* $< -o $@
+
+$(FUZZ)/.clang:
+	@$(CLANG) --version >/dev/null || { echo "make fuzz: it needs clang with its sanitizers (Debian: clang), or CLANG=clang++-<version>" >&2; exit 1; }
+	mkdir -p $(FUZZ)
+	touch $@
 
 # torch comes first and pinned: a later install then has no reason to fetch another build of it
 $(VENV)/.torch: constraints.txt
@@ -34,5 +82,9 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml $(NATIVE)
 	$(PIP) --editable '.[dev]'
 	touch $@
 
+$(VENV)/.fuzz: $(VENV)/.dev
+	$(PIP) --only-binary atheris atheris || { echo "make fuzz: no atheris for $$($(BIN)/python --version): make PYTHON=python3.11 fuzz, say, in a fresh clone" >&2; exit 1; }
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs dist
+	rm -rf $(VENV) runs dist $(FUZZ)
