@@ -129,8 +129,8 @@ class Reader(io.BytesIO):
         check(unpacker.eof and not unpacker.unused_data and len(content) == size, "zstd frame ends")
         return content
 
-    def codebook(self, dtype, least):
-        levels, size, code = self.varint(least, 65536), ITEM_BYTES[dtype], GRID_CODES[dtype]
+    def codebook(self, dtype, least, most):
+        levels, size, code = self.varint(least, most), ITEM_BYTES[dtype], GRID_CODES[dtype]
         if (given := ord(self.take(1))) == 0:
             return [self.take(size) for _ in range(levels)]
         (step,) = struct.unpack_from(f">{code}", self.take(given).ljust(8, b"\0"))
@@ -204,8 +204,8 @@ class Reader(io.BytesIO):
             return struct.pack(f"<{count}f", *values)
         if coding == 7:
             return self.planes(size, count)
-        check(count, "no items")
-        codebook, symbols = self.codebook(dtype, 1 if coding == 4 else 2), [0] * count
+        most = min(1 << 16, 16 * count)  # and so no items are refused
+        codebook, symbols = self.codebook(dtype, 1 if coding == 4 else 2, most), [0] * count
         if coding == 5:
             symbols = self.context(codebook, shape, earlier)
         elif coding == 6:

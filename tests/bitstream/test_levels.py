@@ -38,7 +38,7 @@ def check_round_trip(bits, dtype):
     """Find, encode, decode; the same bits come back. Give the levels."""
     levels, symbols = find_levels(bits, dtype)
     cursor = Cursor(levels.encode(dtype), "test")
-    decoded = decode_levels(cursor, dtype)
+    decoded = decode_levels(cursor, dtype, len(bits))
     assert cursor.remaining == 0
     assert np.array_equal(decoded.patterns, levels.patterns)
     assert np.array_equal(decoded.patterns[symbols], bits)
@@ -185,7 +185,7 @@ def book(count, step, first=0):
 )
 def test_impossible_codebooks_are_refused(data, dtype):
     with pytest.raises(FormatError, match="conv1: "):
-        decode_levels(Cursor(data, "conv1"), dtype)
+        decode_levels(Cursor(data, "conv1"), dtype, MAX_LEVELS)
 
 
 @pytest.mark.parametrize(
@@ -203,13 +203,28 @@ def test_impossible_codebooks_are_refused(data, dtype):
 )
 def test_grids_that_leave_their_dtype_are_refused(data, dtype):
     with pytest.raises(FormatError, match=f"conv1: a grid value is no finite {dtype}"):
-        decode_levels(Cursor(data, "conv1"), dtype)
+        decode_levels(Cursor(data, "conv1"), dtype, MAX_LEVELS)
+
+
+def test_a_grid_that_rounds_to_infinity_is_refused():
+    """Its last value is below the largest float32, and rounds past the largest bfloat16."""
+    step = (127 + 120) << 7 | 126
+    value = 129 * (1 + 126 / 128) * 2.0**120
+    assert 3.3961776e38 < value < 3.4028234e38
+    with pytest.raises(FormatError, match="no finite bfloat16"):
+        decode_levels(Cursor(book(2, step.to_bytes(2, "big"), 128), "w"), "bfloat16", 9)
+
+
+def test_few_items_have_few_levels():
+    decode_levels(Cursor(book(32, b"\x3f"), "w"), "float32", 2)
+    with pytest.raises(FormatError, match="33 levels, expected 1 to 32"):
+        decode_levels(Cursor(book(33, b"\x3f"), "w"), "float32", 2)
 
 
 @given(st.binary(max_size=40), st.sampled_from(list(DTYPES)))
 def test_noise_is_a_codebook_or_a_format_error(data, dtype):
     try:
-        levels = decode_levels(Cursor(data, "noise"), dtype)
+        levels = decode_levels(Cursor(data, "noise"), dtype, MAX_LEVELS)
     except FormatError:
         return
     assume(len(levels.patterns) < 1000)

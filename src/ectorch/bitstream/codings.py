@@ -21,7 +21,7 @@ from ectorch.bitstream.wire import Cursor
 from ectorch.errors import FormatError
 
 _MANY_ITEMS = 1 << 14  # fewer gain nothing by rANS
-_SAMPLE_ITEMS = 1 << 16
+_SAMPLE_ITEMS = 1 << 18
 _QUICK_ZSTD_LEVEL = 3
 
 
@@ -67,7 +67,7 @@ class Surroundings:
 def encode_tensor(tensor: RawTensor, around: Surroundings | None = None) -> tuple[Coding, bytes]:
     """The smallest payload of those that the preset tries; a tie goes to the lower id."""
     around = around or Surroundings()
-    candidates = [(Coding.RAW, tensor.little_endian())]
+    candidates: list[tuple[Coding, bytes]] = []
     if len(tensor.bits):
         if (half := floats.encode_half(tensor)) is not None:
             candidates.append((Coding.HALF, half))
@@ -78,10 +78,13 @@ def encode_tensor(tensor: RawTensor, around: Surroundings | None = None) -> tupl
         if small:
             candidates.append((Coding.ZSTD, floats.encode_zstd(tensor)))
         if small or found is None:
-            limit = min(len(payload) for _, payload in candidates)
+            limit = min([tensor.bits.nbytes, *(len(payload) for _, payload in candidates)])
             split = planes.encode(tensor, limit, None if small else _QUICK_ZSTD_LEVEL)
             candidates += [] if split is None else [(Coding.PLANES, split)]
-    return min(candidates, key=lambda candidate: (len(candidate[1]), candidate[0]))
+    best = min(candidates, key=lambda candidate: (len(candidate[1]), candidate[0]), default=None)
+    if best is None or len(best[1]) >= tensor.bits.nbytes:
+        return Coding.RAW, tensor.little_endian()
+    return best
 
 
 def decode_tensor(
@@ -110,12 +113,14 @@ def decode_tensor(
     return _decode_whole(coding, payload, dtype, count, what)[items.start : items.stop]
 
 
-def hint_of(coding: Coding, payload: bytes, dtype: str, what: str) -> int | None:
+def hint_of(
+    coding: Coding, payload: bytes, dtype: str, shape: Sequence[int], what: str
+) -> int | None:
     """The index of the earlier tensor that `decode_tensor` will ask for, if any."""
     if coding != Coding.CONTEXT:
         return None
     cursor = Cursor(payload, what)
-    decode_levels(cursor, dtype)
+    decode_levels(cursor, dtype, math.prod(shape))
     return context.hint_of(cursor)
 
 
@@ -157,7 +162,7 @@ def _encode_symbols(
     counts = rans.count_symbols(symbols, many, around.map)
     entropy_bytes = _entropy_bits(counts) / 8
     static_bytes = 0
-    if len(book) + entropy_bytes < len(tensor.little_endian()):
+    if len(book) + entropy_bytes < tensor.bits.nbytes:
         stream = rans.encode(symbols, many, around.map) if count >= _MANY_ITEMS else None
         if stream is not None:
             yield Coding.RANS, book + stream
@@ -172,7 +177,8 @@ def _encode_symbols(
         layout = context.search(symbols, tensor.shape, alphabet, around.hints)
     else:
         layout = Layout(live=True, light=True)
-        if not _is_worth(symbols, tensor.shape, alphabet, layout, static_bytes / count):
+        rate = static_bytes / count
+        if static_bytes and not _is_worth(symbols, tensor.shape, alphabet, layout, rate):
             return
     yield (
         Coding.CONTEXT,
@@ -184,6 +190,8 @@ def _is_worth(
     symbols: np.ndarray, shape: Sequence[int], alphabet: Alphabet, layout: Layout, rate: float
 ) -> bool:
     """Whether some rows in the middle take fewer bytes an item than the static ``rate``."""
+    if len(symbols) <= _SAMPLE_ITEMS:
+        return True
     columns = math.prod(shape[1:])
     rows = len(symbols) // columns
     some = min(rows, -(-_SAMPLE_ITEMS // columns))
@@ -202,10 +210,11 @@ def _decode_symbols(
     items: range,
     map: Map,
 ) -> Bits:
-    levels = decode_levels(cursor, dtype)
-    many, count = len(levels.patterns), math.prod(shape)
+    count = math.prod(shape)
     if not count:
         raise FormatError(f"{cursor.what}: symbols of a tensor without items")
+    levels = decode_levels(cursor, dtype, count)
+    many = len(levels.patterns)
     if many == 1:
         if coding != Coding.STATIC or cursor.remaining:
             raise FormatError(f"{cursor.what}: a codebook of one level, and more after it")

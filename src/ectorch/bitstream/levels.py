@@ -30,6 +30,7 @@ _STEP_ULPS = 4  # the step is looked for this close to value / index
 _MAX_GAP_STEPS = 8  # the smallest gap between values may span this many steps
 _REFINE_BOUNDS = (1.5, 6, 24, 96, 384, 1536, 6144)
 _UNUSED_LEVEL_BITS = 5  # what the coder's table spends on a grid value that never occurs
+_MOST_LEVELS_AN_ITEM = 16  # more unused ones would cost more than a codebook of those in use
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,15 +62,19 @@ class Levels:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # a damaged step may overflow: refused below
-def decode_levels(cursor: Cursor, dtype: str) -> Levels:
+def decode_levels(cursor: Cursor, dtype: str, items: int) -> Levels:
     """Read what `Levels.encode` wrote.
+
+    Args:
+        items: of the tensor; they bound the levels, so that a few items cost little to read.
 
     Raises:
         FormatError: on a codebook of no or too many levels, or a grid that this dtype cannot have.
     """
     count = cursor.varint()
-    if not 1 <= count <= MAX_LEVELS:
-        raise FormatError(f"{cursor.what}: {count} levels, expected 1 to {MAX_LEVELS}")
+    most = min(MAX_LEVELS, _MOST_LEVELS_AN_ITEM * items)
+    if not 1 <= count <= most:
+        raise FormatError(f"{cursor.what}: {count} levels, expected 1 to {most}")
     size = DTYPES[dtype]
     kept = cursor.byte()
     if kept == 0:
@@ -143,10 +148,12 @@ def _find_grid(patterns: Bits, dtype: str) -> tuple[int, np.ndarray] | None:
     values = _to_values(patterns, dtype)
     if not np.isfinite(values).all() or not 0 < np.abs(values).max() <= _MAX_WHOLE:
         return None
+    whole = np.issubdtype(_GRID_DTYPES[dtype], np.integer)  # these are exact
     magnitudes = np.unique(np.abs(values))
     smallest_gap = np.diff(np.unique(np.append(values, 0.0))).min()
     for divisor in range(1, _MAX_GAP_STEPS + 1):
-        index = np.rint(values / _refine(smallest_gap / divisor, magnitudes))
+        gap = smallest_gap / divisor
+        index = np.rint(values / (gap if whole else _refine(gap, magnitudes)))
         largest = np.abs(index).argmax()
         if not (np.abs(index[largest]) <= MAX_LEVELS and np.ptp(index) < MAX_LEVELS):
             return None  # NaN too, where the divided gap underflows
@@ -185,6 +192,8 @@ def _grid_values(step: int, first: int, count: int, dtype: str) -> np.ndarray:
 def _fits(values: np.ndarray, dtype: str) -> bool:
     """Whether all are finite in ``dtype``, integers exact: machines differ on the others."""
     kind = _GRID_DTYPES[dtype]
+    if dtype == "bfloat16":  # may be finite as the float32 that it is rounded from
+        return bool((_to_bits(values, dtype) & 0x7FFF < 0x7F80).all())
     if not issubclass(kind, np.integer):
         return bool(np.isfinite(values.astype(kind)).all())
     low, high = max(np.iinfo(kind).min, -_MAX_WHOLE), min(np.iinfo(kind).max, _MAX_WHOLE)

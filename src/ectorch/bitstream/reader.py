@@ -166,7 +166,7 @@ class Reader:
         if entry.coding != Coding.CONTEXT:  # spares the payload
             return None
         what = f"{self._what}: {entry.name}"
-        hint = hint_of(entry.coding, self.payload(entry.name), entry.dtype, what)
+        hint = hint_of(entry.coding, self.payload(entry.name), entry.dtype, entry.shape, what)
         if hint is None:
             return None
         if hint >= self._index[entry.name] or self._by_index[hint].alias_of is not None:

@@ -177,10 +177,8 @@ def _share(amounts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     totals = np.maximum(weights.sum(1, keepdims=True), 1)
     parts, remainders = np.divmod(weights * amounts[:, None], totals)
     rest = amounts - parts.sum(1)
-    order = np.argsort(-remainders, axis=1, kind="stable")
-    more = np.zeros_like(parts)
-    np.put_along_axis(more, order, np.arange(parts.shape[1]) < rest[:, None], axis=1)
-    return np.asarray(parts + more)
+    ranks = np.argsort(np.argsort(-remainders, axis=1, kind="stable"), axis=1)
+    return np.asarray(parts + (ranks < rest[:, None]))
 
 
 def _index_bits(levels: int) -> int:
