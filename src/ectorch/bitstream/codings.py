@@ -22,6 +22,7 @@ from ectorch.errors import FormatError
 
 _MANY_ITEMS = 1 << 14  # fewer gain nothing by rANS
 _SAMPLE_ITEMS = 1 << 18
+_LIGHT_SHARE = 0.995  # of static bytes, to be worth several times the time
 _QUICK_ZSTD_LEVEL = 3
 
 
@@ -155,21 +156,17 @@ def _encode_symbols(
 ) -> Iterator[tuple[Coding, bytes]]:
     """Payloads of codebook and symbols, as far as they may be the smallest."""
     book = levels.encode(tensor.dtype)
-    count, many = len(symbols), len(levels.patterns)
+    many = len(levels.patterns)
     if many == 1:
         yield Coding.STATIC, book
         return
     counts = rans.count_symbols(symbols, many, around.map)
     entropy_bytes = _entropy_bits(counts) / 8
-    static_bytes = 0
     if len(book) + entropy_bytes < tensor.bits.nbytes:
-        stream = rans.encode(symbols, many, around.map) if count >= _MANY_ITEMS else None
-        if stream is not None:
-            yield Coding.RANS, book + stream
-        if stream is None or around.preset is Preset.SMALL:
-            stream = static.encode(symbols, many)
-            yield Coding.STATIC, book + stream
-        static_bytes = len(stream)
+        coding, stream = _encode_static(symbols, many, around.map)
+        yield coding, book + stream
+        if coding == Coding.RANS and around.preset is Preset.SMALL:
+            yield Coding.STATIC, book + static.encode(symbols, many)
     if around.preset is Preset.FAST or not context.can_encode(tensor.shape):
         return
     alphabet = Alphabet(many, levels.zero)
@@ -177,8 +174,7 @@ def _encode_symbols(
         layout = context.search(symbols, tensor.shape, alphabet, around.hints)
     else:
         layout = Layout(live=True, light=True)
-        rate = static_bytes / count
-        if static_bytes and not _is_worth(symbols, tensor.shape, alphabet, layout, rate):
+        if not _is_worth(symbols, tensor.shape, alphabet, layout):
             return
     yield (
         Coding.CONTEXT,
@@ -186,10 +182,18 @@ def _encode_symbols(
     )
 
 
+def _encode_static(symbols: np.ndarray, levels: int, map: Map = map) -> tuple[Coding, bytes]:
+    if len(symbols) >= _MANY_ITEMS:
+        stream = rans.encode(symbols, levels, map)
+        if stream is not None:
+            return Coding.RANS, stream
+    return Coding.STATIC, static.encode(symbols, levels)
+
+
 def _is_worth(
-    symbols: np.ndarray, shape: Sequence[int], alphabet: Alphabet, layout: Layout, rate: float
+    symbols: np.ndarray, shape: Sequence[int], alphabet: Alphabet, layout: Layout
 ) -> bool:
-    """Whether some rows in the middle take fewer bytes an item than the static ``rate``."""
+    """Whether some rows in the middle take clearly fewer bytes than statically."""
     if len(symbols) <= _SAMPLE_ITEMS:
         return True
     columns = math.prod(shape[1:])
@@ -198,7 +202,7 @@ def _is_worth(
     start = (rows - some) // 2
     sample = symbols[start * columns : (start + some) * columns]
     size = len(context.encode(sample, (some, *shape[1:]), alphabet, layout, {}))
-    return size <= rate * len(sample)
+    return size < _LIGHT_SHARE * len(_encode_static(sample, alphabet.levels)[1])
 
 
 def _decode_symbols(

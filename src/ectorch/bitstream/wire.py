@@ -62,15 +62,21 @@ class Cursor:
         return bytes(self._data[self._at - count : self._at])
 
     def byte(self) -> int:
-        return self.take(1)[0]
+        if not self.remaining:
+            self.take(1)  # says so
+        self._at += 1
+        return self._data[self._at - 1]
 
     def varint(self) -> int:
-        value = 0
-        for position in range(_MAX_VARINT_BYTES):
+        value = self.byte()
+        if value < 0x80:  # most are
+            return value
+        value &= 0x7F
+        for position in range(1, _MAX_VARINT_BYTES):
             byte = self.byte()
             value |= (byte & 0x7F) << (7 * position)
             if byte < 0x80:
-                if byte == 0 and position:
+                if byte == 0:
                     raise FormatError(f"{self.what}: integer with a needless last byte")
                 return value
         raise FormatError(f"{self.what}: integer longer than {_MAX_VARINT_BYTES} bytes")
