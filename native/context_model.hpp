@@ -138,10 +138,10 @@ class ContextModel {
    public:
     ContextModel(Coder& coder, const View& view, int longest, const std::int32_t* given)
         : coder_(coder), view_(view), longest_(longest), given_(given), values_(view.size()),
-          rows_(view.rows), columns_(view.columns()), zero_(98784247, 4, 16, 2048),
-          sign_(1u << 31, 4, 4, 8192), row_live_(1u << 31, 1, 1, 16384),
-          column_live_(1u << 31, 1, 1, 16384),
-          nodes_(16 + 20 * (longest + 1), Kind(1u << 31, 1, 4, 8192)) {
+          rows_(view.rows), columns_(view.columns()), zero_(kind(98784247, 4, 16, 2048)),
+          sign_(kind(1u << 31, 4, 4, 8192)), row_live_(kind(1u << 31, 1, 1, 16384)),
+          column_live_(kind(1u << 31, 1, 1, 16384)),
+          nodes_(16 + 20 * (longest + 1), kind(1u << 31, 1, 4, 8192)) {
         for (auto& slots : node_slots_) slots.resize(nodes_.size() * kNodeContexts);
     }
 
@@ -166,6 +166,11 @@ class ContextModel {
         Slot zero, sign, magnitude;
         bool live = false;  // has a nonzero
     };
+
+    // The light model mixes nothing.
+    static Kind kind(std::uint32_t p, int first, int second, std::int32_t weight) {
+        return kLight ? Kind(p, 0, 0, 0) : Kind(p, first, second, weight);
+    }
 
     // Of columns that are visited row by row; the groups follow one another.
     int group_of(int column) const {
