@@ -31,7 +31,7 @@ def result_table(result: dict[str, Any]) -> Table:
             f"{result['parameters']:,}",
             f"{result['nonzeros']:,} ({nonzero_percent:.2f} %)",
         ),
-        ("entropy estimate of the file", "", f"{result['estimate_bytes']:,.0f} bytes"),
+        ("order-0 estimate of the file", "", f"{result['estimate_bytes']:,.0f} bytes"),
         (
             "MDL: training labels + file",
             "",
