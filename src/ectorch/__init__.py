@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         save,
         save_file,
     )
+    from ectorch.units import remove_dead_units, restore_shapes, sort_units
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ _ROOMS = {
         "save",
         "save_file",
     ),
+    "units": ("remove_dead_units", "restore_shapes", "sort_units"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -52,9 +54,12 @@ __all__ = [
     "penalty",
     "prepare",
     "rate_bits",
+    "remove_dead_units",
+    "restore_shapes",
     "safe_open",
     "save",
     "save_file",
+    "sort_units",
 ]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
-from ectorch import layers
+from ectorch import layers, units
 from ectorch.config import Config
 from ectorch.errors import ConfigError, UnsupportedLayerError
 from ectorch.layers import Constraint
@@ -153,7 +153,8 @@ def freeze_symbols(model: nn.Module) -> nn.Module:
 def convert(model: nn.Module) -> nn.Module:
     """Make plain modules of their own classes again, whose weights are exactly codebook values.
 
-    Zeros are +0.0. In place; the state dict has the keys it had before `prepare`.
+    Zeros are +0.0. In place; the state dict has the keys and shapes it had before `prepare`: units
+    that were removed are zeros again.
 
     Returns:
         ``model``.
@@ -161,7 +162,7 @@ def convert(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if layers.constraints(module):
             layers.release(module)
-    return model
+    return units.restore_shapes(model)
 
 
 def discrete_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -184,6 +185,9 @@ def _plain_state_dict(
             state[prefix + name] = read(module, name)
             for suffix in constraint.added:
                 state.pop(f"{prefix}{name}_{suffix}", None)
+        for name in (*module._parameters, *module._buffers):
+            if prefix + name in state:
+                state[prefix + name] = units.restored(module, name, state[prefix + name])
     return state
 
 

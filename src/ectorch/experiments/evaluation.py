@@ -41,6 +41,14 @@ def pixels(images: Tensor) -> Tensor:
     return images.float().div_(255)
 
 
+def channels_last(images: Tensor) -> Tensor:
+    """A copy in that memory format also by its strides, which images of one channel leave open.
+
+    Convolutions take their own format from them: those of few channels are twice as fast so.
+    """
+    return torch.empty_like(images, memory_format=torch.channels_last).copy_(images)
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, split: Split) -> Evaluation:
     """Evaluate in the mode (train or eval) that ``model`` is in."""

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from ectorch.config import Config
 from ectorch.errors import ConfigError, RecipeError
+from ectorch.experiments.augment import Augment
 from ectorch.experiments.data import DATA_SETS
 from ectorch.experiments.networks import NETWORKS
 
@@ -53,6 +54,7 @@ class ConstrainStage(Stage):
         alpha: of the penalty, no unit; 1 is the two-part MDL code.
         ramp: share of the stage over which alpha rises from 0.
         refresh: steps between counts of the levels, see `ectorch.penalty`.
+        remove_dead: remove hidden units that died at the end of each epoch.
         codebook_lr: of the codebooks, in relative units.
         config: fields of `ectorch.Config`.
     """
@@ -60,6 +62,7 @@ class ConstrainStage(Stage):
     alpha: Annotated[float, Field(ge=0)] = 1.0
     ramp: _Share = 0.6
     refresh: Annotated[int, Field(ge=1)] = 4
+    remove_dead: bool = True
     codebook_lr: _Positive = 2e-4
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -84,6 +87,7 @@ class Recipe:
             of few values.
         constrain: training under the penalty.
         finetune: of codebooks and float parameters with frozen symbols.
+        augment: random maps of the training images, in every stage.
     """
 
     __pydantic_config__ = _STRICT
@@ -94,6 +98,7 @@ class Recipe:
     constrain: ConstrainStage
     reduce: ConstrainStage = field(default_factory=lambda: ConstrainStage(epochs=0))
     finetune: Stage = field(default_factory=lambda: Stage(epochs=0))
+    augment: Augment = field(default_factory=Augment)
     seed: _Count = 0
     threads: Annotated[int, Field(ge=1)] = 2
     holdout: _Count = 0

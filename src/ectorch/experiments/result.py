@@ -21,6 +21,7 @@ from ectorch.experiments.networks import NETWORKS
 from ectorch.experiments.recipe import Recipe
 from ectorch.network import convert
 from ectorch.storage import load_model, rate_bits, save_file
+from ectorch.units import remove_dead_units, sort_units
 
 MODEL_FILE = "model.ect"
 RESULT_FILE = "result.json"
@@ -57,7 +58,7 @@ def finish(
     epochs: list[dict[str, Any]],
     seconds: float,
 ) -> dict[str, Any]:
-    """Convert ``model``, write, read back, compare bit by bit, evaluate what was decoded.
+    """Convert ``model``, sort its units, write, read back, compare bits, evaluate the decoded one.
 
     Args:
         unseen: the test set; or the held-out images where the recipe keeps some to choose with,
@@ -66,7 +67,8 @@ def finish(
     Returns:
         the result, which is on disk with the log of ``epochs`` and of this one evaluation.
     """
-    convert(model).eval()
+    remove_dead_units(model, fold=False)
+    sort_units(convert(model)).eval()
     estimate_bits = rate_bits(model)
     path = out / MODEL_FILE
     save_file(model, path)

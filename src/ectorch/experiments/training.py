@@ -19,8 +19,9 @@ from torch.optim.swa_utils import update_bn
 from ectorch.control import ramp
 from ectorch.errors import TrainingError
 from ectorch.experiments import data as data_sets
+from ectorch.experiments.augment import augment
 from ectorch.experiments.data import DataSet, Split
-from ectorch.experiments.evaluation import evaluate, pixels
+from ectorch.experiments.evaluation import channels_last, evaluate, pixels
 from ectorch.experiments.networks import NETWORKS, check_images
 from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
 from ectorch.experiments.result import FLOAT_FILE, check_same_recipe, finish, finished
@@ -33,6 +34,7 @@ from ectorch.network import (
     prepare,
 )
 from ectorch.storage import rate_bits
+from ectorch.units import fit_shapes, remove_dead_units
 
 STAGES = ("pretrain", "reduce", "constrain", "finetune")
 _HOLDOUT_SEED = 1234  # the same images are held out whatever the recipe's seed
@@ -194,6 +196,13 @@ class _Run:
             state.step += 1
             if state.step % batches == 0:
                 self._end_epoch(epoch)
+                # what a fold into a bias on a grid rounds, the epochs that follow mend
+                if (
+                    isinstance(stage, ConstrainStage)
+                    and stage.remove_dead
+                    and epoch + 1 < stage.epochs
+                ):
+                    remove_dead_units(self.model, self.optimizer)
             self._report(epoch, stage.epochs * batches)
             if self.should_stop():
                 self._save()
@@ -217,8 +226,9 @@ class _Run:
         for group in optimizer.param_groups:
             group["lr"] = group.setdefault("full_lr", group["lr"]) * _lr_share(progress, stage)
         self.model.train()
+        images = channels_last(augment(pixels(batch.images), self.recipe.augment))
         loss = F.cross_entropy(
-            self.model(pixels(batch.images)), batch.labels, label_smoothing=stage.label_smoothing
+            self.model(images), batch.labels, label_smoothing=stage.label_smoothing
         )
         objective = loss
         if isinstance(stage, ConstrainStage):
@@ -302,6 +312,7 @@ class _Run:
         for self.state.stage in range(state.stage + 1):
             self._reshape()
         self.state = state
+        fit_shapes(self.model, saved["model"])
         self.model.load_state_dict(saved["model"])
         self.optimizer = self._make_optimizer()
         self.optimizer.load_state_dict(saved["optimizer"])
