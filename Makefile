@@ -14,10 +14,14 @@ FUZZER = -runs=$(RUNS) -seed=$(SEED) -timeout=2
 LOGGED = > $(FUZZ)/$@.log 2>&1 || { tail -n 100 $(FUZZ)/$@.log; exit 1; }
 SANITIZED := -O1 -g -D_GLIBCXX_ASSERTIONS -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
-.PHONY: demo test lint fuzz fuzz-native fuzz-reader check-native clean
+.PHONY: demo reproduce-mnist test lint fuzz fuzz-native fuzz-reader check-native clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/ectorch train recipes/lenet-300-100/recipe.toml --out runs/demo
+
+# every run resumes, and none that has ended is repeated; about two and a half hours on two cores
+reproduce-mnist: $(VENV)/.experiments
+	$(BIN)/python benchmarks/curve.py benchmarks/curves/mnist.toml --out results/mnist --readme README.md
 
 test: $(VENV)/.dev lint
 	$(BIN)/pytest

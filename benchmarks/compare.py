@@ -2,9 +2,10 @@
 
     python benchmarks/compare.py benchmarks/variants/relaxations.toml [--only NAME ...]
 
-Writes benchmarks/results/<name>.json and .png. The test set is not touched: training images are
-held out, and the decoded networks are evaluated on them. A run that has ended in runs/ is not
-repeated, so several processes may share the work with --only, and one without it collects.
+Writes benchmarks/results/<name>.json and .png, and .md where the variants name a baseline: the
+bytes of each over those of the baseline's curve at equal held-out error. The test set is not
+touched: training images are held out, and the decoded networks are evaluated on them. A run that
+has ended in runs/ is not repeated.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import platform
 import statistics
 import sys
@@ -23,6 +25,7 @@ import torch
 
 from ectorch.experiments.recipe import read_recipe
 from ectorch.experiments.training import train
+from runs import Run, train_all
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("variants", type=Path)
     parser.add_argument("--only", nargs="*", help="names of variants; writes no results")
-    parser.add_argument("--seeds", type=int, nargs="*")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
     arguments = parser.parse_args()
     table = tomllib.loads(arguments.variants.read_text())
     name = arguments.variants.stem
@@ -46,19 +49,17 @@ def main() -> None:
     for variant in table["variants"]:
         if arguments.only and variant["name"] not in arguments.only:
             continue
+        key = variant["key"]
         for value in variant["values"]:
-            changes = table["changes"] | variant.get("changes", {}) | {variant["key"]: value}
-            label = f"{variant['name']}-{value}"
-            runs = []
-            for seed in arguments.seeds or table["seeds"]:
-                recipe = read_recipe(Path(table["recipe"]), changes | {"seed": seed})
-                assert recipe.holdout, "choices are made on held-out images"
-                result = train(recipe, Path("runs") / name / f"{label}-{seed}")
-                runs.append({key: result[key] for key in KEPT})
-                print(label, runs[-1], flush=True)
-            point = {"variant": variant["name"], "key": variant["key"], "value": value}
-            points.append(point | {"changes": changes, "runs": runs} | _summary(runs))
-    if arguments.only or arguments.seeds:
+            changes = table["changes"] | variant.get("changes", {}) | {key: value}
+            point = {"variant": variant["name"], "key": key, "value": value, "changes": changes}
+            points.append(point | {"runs": [_run(table, name, point, s) for s in table["seeds"]]})
+    train_all([run for point in points for run in point["runs"]], arguments.jobs)
+    for point in points:
+        results = [train(*run) for run in point["runs"]]  # they have ended: reads them
+        point["runs"] = [{key: result[key] for key in KEPT} for result in results]
+        point |= _summary(point["runs"])
+    if arguments.only:
         return
     machine = {
         "processor": platform.machine(),
@@ -69,6 +70,44 @@ def main() -> None:
     written = {"recipe": table["recipe"], "points": points} | machine
     (RESULTS / f"{name}.json").write_text(json.dumps(written, indent=2) + "\n")
     _draw(points, RESULTS / f"{name}.png")
+    if "baseline" in table:
+        (RESULTS / f"{name}.md").write_text(table_of(points, table["baseline"]) + "\n")
+
+
+def _run(table: dict[str, Any], name: str, point: dict[str, Any], seed: int) -> Run:
+    recipe = read_recipe(Path(table["recipe"]), point["changes"] | {"seed": seed})
+    assert recipe.holdout, "choices are made on held-out images"
+    return recipe, Path("runs") / name / f"{point['variant']}-{point['value']}-{seed}"
+
+
+def table_of(points: list[dict[str, Any]], baseline: str) -> str:
+    """Each point beside the baseline's bytes at its error: log bytes piecewise linear in error."""
+    curve = sorted(
+        (point["mean_decoded_error_percent"], math.log(point["mean_file_bytes"]))
+        for point in points
+        if point["variant"] == baseline
+    )
+    lines = [
+        "| variant | | file bytes | held-out error | bytes of the baseline there | ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for point in points:
+        error, size = point["mean_decoded_error_percent"], point["mean_file_bytes"]
+        equal = math.exp(_line(curve, error))
+        lines.append(
+            f"| {point['variant']} | {point['key'].split('.')[-1]} {point['value']} | "
+            f"{size:,.0f} ± {point['std_file_bytes']:,.0f} | "
+            f"{error:.2f} ± {point['std_decoded_error_percent']:.2f} % | {equal:,.0f} | "
+            f"{size / equal:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def _line(curve: list[tuple[float, float]], x: float) -> float:
+    """Piecewise linear through ``curve``, sorted by x, and beyond its ends."""
+    pieces = [*itertools.pairwise(curve)]
+    (x0, y0), (x1, y1) = next((piece for piece in pieces if x <= piece[1][0]), pieces[-1])
+    return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, float]:

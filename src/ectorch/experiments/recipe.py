@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -88,6 +88,8 @@ class Recipe:
         constrain: training under the penalty.
         finetune: of codebooks and float parameters with frozen symbols.
         augment: random maps of the training images, in every stage.
+        precision: "bfloat16" computes products in it while training (autocast); weights, penalty
+            and every evaluation stay float32.
     """
 
     __pydantic_config__ = _STRICT
@@ -101,6 +103,7 @@ class Recipe:
     augment: Augment = field(default_factory=Augment)
     seed: _Count = 0
     threads: Annotated[int, Field(ge=1)] = 2
+    precision: Literal["float32", "bfloat16"] = "float32"
     holdout: _Count = 0
 
     def as_dict(self) -> dict[str, Any]:

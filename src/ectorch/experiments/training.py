@@ -227,9 +227,10 @@ class _Run:
             group["lr"] = group.setdefault("full_lr", group["lr"]) * _lr_share(progress, stage)
         self.model.train()
         images = channels_last(augment(pixels(batch.images), self.recipe.augment))
-        loss = F.cross_entropy(
-            self.model(images), batch.labels, label_smoothing=stage.label_smoothing
-        )
+        bfloat16 = self.recipe.precision == "bfloat16"
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            logits = self.model(images).float()
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=stage.label_smoothing)
         objective = loss
         if isinstance(stage, ConstrainStage):
             alpha = stage.alpha * ramp(progress, stage.ramp)
