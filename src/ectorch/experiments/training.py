@@ -37,7 +37,7 @@ from ectorch.storage import rate_bits
 from ectorch.units import fit_shapes, remove_dead_units
 
 STAGES = ("pretrain", "reduce", "constrain", "finetune")
-_HOLDOUT_SEED = 1234  # the same images are held out whatever the recipe's seed
+HOLDOUT_SEED = 1234  # the same images are held out whatever the recipe's seed
 _CHECKPOINT_SECONDS = 60.0
 _MONITORED = 5000  # training images that stand in where none are held out
 
@@ -135,7 +135,7 @@ class _Run:
         held_out = Split(data.train.images[:0], data.train.labels[:0])
         self.images = data.train
         if recipe.holdout:
-            self.images, held_out = data_sets.hold_out(data.train, recipe.holdout, _HOLDOUT_SEED)
+            self.images, held_out = data_sets.hold_out(data.train, recipe.holdout, HOLDOUT_SEED)
         self.monitored = held_out if len(held_out) else self.images[:_MONITORED]
         self.held_out = bool(len(held_out))
         torch.manual_seed(recipe.seed)
