@@ -25,3 +25,16 @@ def test_ramp_is_linear(progress, expected):
 
 def test_no_ramp_starts_at_full_alpha():
     assert ramp(0.0, over=0.0) == 1
+
+
+@settings(deadline=None)
+@given(over=st.floats(0.01, 0.5), peak=st.floats(1, 20), release=st.floats(0.01, 0.4))
+def test_a_peak_is_reached_and_released(over, peak, release):
+    steps = [ramp(i / 1000, over, peak, release) for i in range(1001)]
+    assert ramp(over, over, peak, release) == pytest.approx(peak)
+    assert max(steps) <= peak * (1 + 1e-9)
+    assert steps[0] == 0
+    assert steps[-1] == 1
+    top = steps.index(max(steps))
+    assert steps[: top + 1] == sorted(steps[: top + 1])
+    assert steps[top:] == sorted(steps[top:], reverse=True)

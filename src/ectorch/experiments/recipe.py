@@ -52,7 +52,8 @@ class ConstrainStage(Stage):
 
     Attributes:
         alpha: of the penalty, no unit; 1 is the two-part MDL code.
-        ramp: share of the stage over which alpha rises from 0.
+        ramp: share of the stage over which alpha rises from 0, to ``peak`` times its value.
+        release: share of the stage over which it then comes down to its value.
         refresh: steps between counts of the levels, see `ectorch.penalty`.
         remove_dead: remove hidden units that died at the end of each epoch.
         codebook_lr: of the codebooks, in relative units.
@@ -61,6 +62,8 @@ class ConstrainStage(Stage):
 
     alpha: Annotated[float, Field(ge=0)] = 1.0
     ramp: _Share = 0.6
+    peak: Annotated[float, Field(ge=1)] = 1.0
+    release: _Share = 0.0
     refresh: Annotated[int, Field(ge=1)] = 4
     remove_dead: bool = True
     codebook_lr: _Positive = 2e-4

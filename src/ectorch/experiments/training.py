@@ -233,7 +233,7 @@ class _Run:
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=stage.label_smoothing)
         objective = loss
         if isinstance(stage, ConstrainStage):
-            alpha = stage.alpha * ramp(progress, stage.ramp)
+            alpha = stage.alpha * ramp(progress, stage.ramp, stage.peak, stage.release)
             refresh = self.state.step % stage.refresh == 0
             objective = loss + penalty(self.model, alpha, len(self.images), refresh)
         value = objective.item()
