@@ -10,6 +10,7 @@ from ectorch.experiments.evaluation import evaluate
 from ectorch.experiments.networks import NETWORKS, check_images, identify
 from ectorch.experiments.recipe import parse_recipe
 from ectorch.experiments.training import Interrupted, train
+from ectorch.units import remove_dead_units
 
 TABLE = {
     "name": "small",
@@ -176,3 +177,42 @@ def test_batch_norms_of_the_decoded_network_are_those_of_the_hard_one(tmp_path, 
     images = load("digits").train.images.float() / 255
     hidden = model[1](model[0](images))
     assert torch.allclose(model[2].running_mean, hidden.mean(0), atol=0.02 * hidden.std().item())
+
+
+def test_a_run_that_removes_units_resumes_to_the_same_bytes(tmp_path, monkeypatch):
+    constrain = TABLE["constrain"] | {
+        "alpha": 0.02,
+        "ramp": 0.2,
+        "peak": 3.0,
+        "release": 0.2,
+        "lr": 4e-3,
+        "config": {"bias": "grid", "reach": 1.33},
+    }
+    table = TABLE | {
+        "precision": "bfloat16",
+        "augment": {"rotate": 5.0, "scale": 0.05, "shift": 1.0},
+        "constrain": constrain,
+    }
+    removed = []
+
+    def remove(model, optimizer):
+        removed.append(remove_dead_units(model, optimizer))
+
+    monkeypatch.setattr("ectorch.experiments.training.remove_dead_units", remove)
+    result = train(parse_recipe(table), tmp_path / "whole")
+    assert sum(removed) > 10
+    steps = 0
+
+    def count(progress):
+        nonlocal steps
+        steps += 1
+
+    for stop in (46, 62, 78):
+        with pytest.raises(Interrupted):
+            train(parse_recipe(table), tmp_path / "parts", count, lambda: steps == stop)  # noqa: B023
+    train(parse_recipe(table), tmp_path / "parts", count)
+    whole, parts = ((tmp_path / name / "model.ect").read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
+    full = NETWORKS["lenet-300-100"]().state_dict()
+    assert {k: t.shape for k, t in ec.load(whole).items()} == {k: t.shape for k, t in full.items()}
+    assert result["decoded_error_percent"] < 30
