@@ -95,7 +95,7 @@ def test_the_penalty_is_the_same_inside_autocast():
 
 
 def test_without_a_refresh_lengths_and_value_stay_and_the_gradient_moves():
-    model = ec.prepare(nn.Linear(30, 20), ec.Config(levels=7))
+    model = ec.prepare(nn.Linear(30, 20), ec.Config(levels=7, bias="float32"))
     first = ec.penalty(model, 1.0, 1)
     lengths = model.weight_lengths.clone()
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_without_a_refresh_lengths_and_value_stay_and_the_gradient_moves():
     (before,) = torch.autograd.grad(first, model._parameters["weight"])
     assert not torch.equal(moved, before)
     fresh = ec.penalty(model, 1.0, 1)
-    assert fresh < first / 2
+    assert fresh < 0.7 * first
     assert not torch.equal(model.weight_lengths, lengths)
 
 
@@ -128,5 +128,5 @@ def test_a_network_of_half_precision_is_charged_too(dtype):
 def test_an_empty_parameter_costs_nothing():
     model = nn.Linear(1, 3)
     model.weight = nn.Parameter(torch.zeros(3, 0))
-    ec.prepare(model, ec.Config())
+    ec.prepare(model, ec.Config(bias="float32"))
     assert ec.penalty(model, 1.0, 1) == 0

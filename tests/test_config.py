@@ -139,7 +139,7 @@ def test_keep_float_leaves_what_it_matches():
 
 
 def test_a_float32_bias_stays_unless_an_override_says_so():
-    config = Config(overrides={"head": {"bias": "grid"}})
+    config = Config(bias="float32", overrides={"head": {"bias": "grid"}})
     assert settings(config, "fc", LINEAR, "bias") is None
     assert settings(config, "head", LINEAR, "bias") is not None
 

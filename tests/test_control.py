@@ -13,18 +13,18 @@ _share = st.floats(0, 1)
 @given(earlier=_share, later=_share, over=_share)
 def test_ramp_rises_from_0_to_1_and_stays(earlier, later, over):
     earlier, later = sorted((earlier, later))
-    assert 0 <= ramp(earlier, over) <= ramp(later, over) <= 1
-    assert ramp(1.0, over) == 1
-    assert later < over or ramp(later, over) == 1
+    assert 0 <= ramp(earlier, over, 1.0) <= ramp(later, over, 1.0) <= 1
+    assert ramp(1.0, over, 1.0) == 1
+    assert later < over or ramp(later, over, 1.0) == 1
 
 
 @pytest.mark.parametrize(("progress", "expected"), [(0, 0), (0.2, 0.25), (0.4, 0.5), (0.9, 1)])
 def test_ramp_is_linear(progress, expected):
-    assert ramp(progress, over=0.8) == pytest.approx(expected)
+    assert ramp(progress, 0.8, peak=1.0) == pytest.approx(expected)
 
 
 def test_no_ramp_starts_at_full_alpha():
-    assert ramp(0.0, over=0.0) == 1
+    assert ramp(0.0, 0.0, peak=1.0) == 1
 
 
 @settings(deadline=None)

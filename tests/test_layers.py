@@ -84,7 +84,7 @@ def case(request):
 
 
 def prepared(module, **settings):
-    return prepare(module, Config(**{"levels": 5, **settings}))
+    return prepare(module, Config(**{"levels": 5, "bias": "float32", **settings}))
 
 
 def forward_and_gradients(module, x):

@@ -28,7 +28,7 @@ from ectorch.relaxation import Bracket
 from ectorch.storage import save
 
 LEVELS = 9
-CONFIG = Config(levels=LEVELS)
+CONFIG = Config(levels=LEVELS, bias="float32")
 
 
 class Net(nn.Module):
@@ -277,7 +277,7 @@ def test_alpha_scale_is_a_factor(net):
     scaled = copy.deepcopy(net)
     overrides = {"head": {"alpha_scale": 3.0}, "fold?d": {"alpha_scale": 0.0}}
     prepare(net, Config(include=("head.weight",)))
-    prepare(scaled, Config(overrides=overrides))
+    prepare(scaled, Config(bias="float32", overrides=overrides))
     torch.testing.assert_close(penalty(scaled, 1.0, 1), 3 * penalty(net, 1.0, 1))
 
 
@@ -374,7 +374,7 @@ def test_biases(net):
     original = net.head.bias.detach().clone()
     half = convert(prepare(copy.deepcopy(net), Config(bias="float16"))).head.bias
     assert torch.equal(half, original.half().float())
-    plain = convert(prepare(copy.deepcopy(net), Config())).head.bias
+    plain = convert(prepare(copy.deepcopy(net), Config(bias="float32"))).head.bias
     assert torch.equal(plain, original)
     prepare(net, Config(bias="grid", bias_levels=5, codebook="kmeans", forward="sampled"))
     book = layers.codebook(net.head, "bias")
@@ -395,7 +395,7 @@ def test_convert_does_not_unfreeze_the_users_own_parameters(net):
 def test_convert_then_prepare_again(net):
     trained(prepare(net, CONFIG), alpha=5.0)
     output = convert(net).eval()(X)
-    prepare(net, Config(levels=2 * LEVELS + 1, codebook="kmeans"))
+    prepare(net, Config(levels=2 * LEVELS + 1, codebook="kmeans", bias="float32"))
     torch.testing.assert_close(convert(net)(X), output, atol=1e-3, rtol=0)
 
 
@@ -582,7 +582,7 @@ def fitted(net, x, y, alpha, steps=150):
 def test_the_penalty_lowers_the_entropy_and_zeros_come_back():
     x = torch.randn(300, 64)
     y = (x @ torch.randn(64, 16)).argmax(1)
-    start = prepare(nn.Linear(64, 16), Config())
+    start = prepare(nn.Linear(64, 16), Config(bias="float32", reach=3.0))
     _, free_bits, _ = fitted(copy.deepcopy(start), x, y, alpha=0.0)
     loss, bits, _ = fitted(copy.deepcopy(start), x, y, alpha=0.1)
     assert bits < free_bits - 0.5

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ectorch.config import Config
+    from ectorch.control import ramp
     from ectorch.errors import EctorchError, FormatError
     from ectorch.network import convert, freeze_symbols, param_groups, penalty, prepare
     from ectorch.storage import (
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "config": ("Config",),
+    "control": ("ramp",),
     "errors": ("EctorchError", "FormatError"),
     "network": ("convert", "freeze_symbols", "param_groups", "penalty", "prepare"),
     "storage": (
@@ -53,6 +55,7 @@ __all__ = [
     "param_groups",
     "penalty",
     "prepare",
+    "ramp",
     "rate_bits",
     "remove_dead_units",
     "restore_shapes",

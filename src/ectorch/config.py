@@ -63,7 +63,8 @@ class Config:
         strength: lambda of "hard", in units of the smallest gap squared a bit.
         reach: steps of a grid from zero to the farthest weight when training starts. Coarse steps
             are what makes networks sparse (the range has no limit: levels beyond are free for
-            weights that grow); for plain quantisation give half of ``levels``.
+            weights that grow); random forwards want 3; for plain quantisation give half of
+            ``levels``.
         bias: every parameter of fewer than two dimensions (biases; norms where ``include`` has
             them): "float32" leaves it, "float16" rounds it, "grid" constrains it with
             ``bias_levels`` on a grid, nearest.
@@ -86,8 +87,8 @@ class Config:
     codebook: CodebookKind = "grid"
     lengths: str | LengthRule | None = None
     strength: float = 0.05
-    reach: float = 3.0
-    bias: BiasFormat = "float32"
+    reach: float = 1.33
+    bias: BiasFormat = "grid"
     bias_levels: int = 65
     include: tuple[Selector, ...] = LAYERS
     exclude: tuple[Selector, ...] = ()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 
-def ramp(progress: float, over: float, peak: float = 1.0, release: float = 0.0) -> float:
+def ramp(
+    progress: float, over: float = 0.5, peak: float = 2.5, release: float = 0.3
+) -> float:
     """Factor of alpha after ``progress`` of the training: up from 0 to ``peak``, back to 1.
 
     Too fast a rise kills weights that never return. A peak above 1 presses weights out that alpha
@@ -13,13 +15,11 @@ def ramp(progress: float, over: float, peak: float = 1.0, release: float = 0.0) 
     Args:
         progress: in [0, 1].
         over: share of the training for the linear rise; 0 starts at the peak.
-        peak: highest factor, at least 1.
+        peak: highest factor, at least 1; 1 is a plain ramp.
         release: share of the training for the linear fall that follows.
 
-    >>> [ramp(p, over=0.5) for p in (0.0, 0.25, 0.5, 1.0)]
-    [0.0, 0.5, 1.0, 1.0]
-    >>> [ramp(p, over=0.5, peak=3.0, release=0.25) for p in (0.25, 0.5, 0.625, 0.75)]
-    [1.5, 3.0, 2.0, 1.0]
+    >>> [ramp(p, over=0.5, peak=3.0, release=0.25) for p in (0.0, 0.25, 0.5, 0.625, 0.75)]
+    [0.0, 1.5, 3.0, 2.0, 1.0]
     """
     if progress < over:
         return peak * progress / over

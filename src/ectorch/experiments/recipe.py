@@ -61,9 +61,9 @@ class ConstrainStage(Stage):
     """
 
     alpha: Annotated[float, Field(ge=0)] = 1.0
-    ramp: _Share = 0.6
-    peak: Annotated[float, Field(ge=1)] = 1.0
-    release: _Share = 0.0
+    ramp: _Share = 0.5
+    peak: Annotated[float, Field(ge=1)] = 2.5
+    release: _Share = 0.3
     refresh: Annotated[int, Field(ge=1)] = 4
     remove_dead: bool = True
     codebook_lr: _Positive = 2e-4
