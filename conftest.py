@@ -22,7 +22,9 @@ def documents_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     """What a reader has after `make demo`; blank images stand in for MNIST's test set."""
     folder = tmp_path_factory.mktemp("documents")
     (folder / "runs/demo").mkdir(parents=True)
-    shutil.copy(_ROOT / "recipes/lenet-300-100/seed-0.ect", folder / "runs/demo/model.ect")
+    shutil.copy(
+        _ROOT / "results/mnist/lenet-300-100-alpha-0.3-seed-0.ect", folder / "runs/demo/model.ect"
+    )
     np.zeros(16 + 20 * 784, np.uint8).tofile(folder / "t10k-images-idx3-ubyte")
     np.zeros(8 + 20, np.uint8).tofile(folder / "t10k-labels-idx1-ubyte")
     with pytest.MonkeyPatch.context() as patch:

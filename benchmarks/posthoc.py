@@ -32,7 +32,7 @@ DEAD = (0.5, 0.7)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path)
-    parser.add_argument("--variant", default="all-0.4")
+    parser.add_argument("--variant", default="all-0.3")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     folders = sorted(arguments.runs.glob(f"{arguments.variant}-*"))

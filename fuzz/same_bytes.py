@@ -19,7 +19,7 @@ from ectorch.bitstream import RawTensor, Reader, context_model, native, ranscode
 from ectorch.bitstream.levels import find_levels
 
 ROOT = Path(__file__).parent.parent
-FILES = [*sorted(ROOT.glob("tests/golden/*.ect")), ROOT / "recipes/lenet-300-100/seed-0.ect"]
+FILES = [*sorted(ROOT.glob("tests/golden/*.ect")), *sorted(ROOT.glob("results/mnist/*seed-0.ect"))]
 MOST_SYMBOLS = 1 << 10  # of a tensor: the twins are slow
 MANY_LEVELS = 300
 RUN_CLASSES = 128

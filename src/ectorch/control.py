@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 
-def ramp(
-    progress: float, over: float = 0.5, peak: float = 2.5, release: float = 0.3
-) -> float:
+def ramp(progress: float, over: float = 0.5, peak: float = 2.5, release: float = 0.3) -> float:
     """Factor of alpha after ``progress`` of the training: up from 0 to ``peak``, back to 1.
 
     Too fast a rise kills weights that never return. A peak above 1 presses weights out that alpha
