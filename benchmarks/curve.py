@@ -21,6 +21,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from ectorch.experiments.recipe import read_recipe
 from ectorch.experiments.result import LOG_FILE, MODEL_FILE
@@ -57,16 +58,20 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
     parser.add_argument("--readme", type=Path)
+    parser.add_argument("--redraw", action="store_true", help="train nothing: from results.json")
     arguments = parser.parse_args()
     table = tomllib.loads(arguments.curves.read_text())
-    folder = arguments.runs / arguments.curves.stem
-    points = [point for curve in table["curves"] for point in _points(curve, folder)]
-    train_all([run for point in points for run in point["runs"]], arguments.jobs)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    results = [_collect(point, arguments.out) for point in points]
-    first = json.loads((points[0]["runs"][0][1] / "result.json").read_text())
-    written = {"points": results, "versions": first["versions"], "machine": first["machine"]}
-    (arguments.out / "results.json").write_text(json.dumps(written, indent=2) + "\n")
+    path = arguments.out / "results.json"
+    if not arguments.redraw:
+        folder = arguments.runs / arguments.curves.stem
+        points = [point for curve in table["curves"] for point in _points(curve, folder)]
+        train_all([run for point in points for run in point["runs"]], arguments.jobs)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        results = [_collect(point, arguments.out) for point in points]
+        first = json.loads((points[0]["runs"][0][1] / "result.json").read_text())
+        written = {"points": results, "versions": first["versions"], "machine": first["machine"]}
+        path.write_text(json.dumps(written, indent=2) + "\n")
+    results = json.loads(path.read_text())["points"]
     (arguments.out / "results.md").write_text(table_of(results) + "\n")
     draw(results, table["published"], arguments.out / "curve.png")
     if arguments.readme:
@@ -181,11 +186,16 @@ def _draw_panel(axis: Axes, points: list[dict[str, Any]], published: list[dict[s
             axis.annotate(
                 p["method"],
                 (p["bytes"], p["error_percent"]),
-                xytext=(4, 4),
+                xytext=(3, 5),
                 textcoords="offset points",
+                rotation=30,
                 fontsize=7,
             )
     axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.margins(0.15)
     axis.set_xlabel("bytes")
     axis.set_ylabel("test error, %")
     axis.grid(alpha=0.3)
