@@ -12,6 +12,7 @@ between the two marks in that file is written anew.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 import statistics
@@ -182,20 +183,21 @@ def _draw_panel(axis: Axes, points: list[dict[str, Any]], published: list[dict[s
             mfc="none" if kind != "B" else "0.35",
             label=f"published, {LABELS[kind]}",
         )
-        for p in chosen:
-            axis.annotate(
-                p["method"],
-                (p["bytes"], p["error_percent"]),
-                xytext=(3, 5),
-                textcoords="offset points",
-                rotation=30,
-                fontsize=7,
-            )
+    for side, p in zip(itertools.cycle((1, -1)), published, strict=False):
+        axis.annotate(
+            p["method"],
+            (p["bytes"], p["error_percent"]),
+            xytext=(3, 4 * side),
+            textcoords="offset points",
+            rotation=30 * side,
+            va="bottom" if side > 0 else "top",
+            fontsize=7,
+        )
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.margins(0.15)
+    axis.margins(0.25)
     axis.set_xlabel("bytes")
     axis.set_ylabel("test error, %")
     axis.grid(alpha=0.3)
