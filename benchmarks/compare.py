@@ -22,10 +22,10 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from trainings import Run, train_all
 
 from ectorch.experiments.recipe import read_recipe
 from ectorch.experiments.training import train
-from runs import Run, train_all
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -23,11 +23,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from trainings import train_all
 
 from ectorch.experiments.recipe import read_recipe
 from ectorch.experiments.result import LOG_FILE, MODEL_FILE
 from ectorch.experiments.training import train
-from runs import train_all
 
 if sys.version_info >= (3, 11):
     import tomllib
