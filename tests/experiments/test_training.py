@@ -21,8 +21,8 @@ TABLE = {
     "constrain": {
         "epochs": 3,
         "batch": 100,
-        "alpha": 0.05,
-        "config": {"bias": "grid", "forward": "sampled"},
+        "alpha": 0.02,
+        "config": {"bias": "grid", "forward": "sampled", "reach": 3.0},
     },
     "finetune": {"epochs": 1, "batch": 100, "lr": 1e-4},
 }
