@@ -44,7 +44,7 @@ def pixels(images: Tensor) -> Tensor:
 def channels_last(images: Tensor) -> Tensor:
     """A copy in that memory format also by its strides, which images of one channel leave open.
 
-    Convolutions take their own format from them: those of few channels are twice as fast so.
+    Convolutions take their own format from them: those of few channels are faster so.
     """
     return torch.empty_like(images, memory_format=torch.channels_last).copy_(images)
 
