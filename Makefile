@@ -19,7 +19,7 @@ SANITIZED := -O1 -g -D_GLIBCXX_ASSERTIONS -fsanitize=address,undefined -fno-sani
 demo: $(VENV)/.experiments
 	$(BIN)/ectorch train recipes/lenet-300-100/recipe.toml --out runs/demo
 
-# every run resumes, and none that has ended is repeated; about two and a half hours on two cores
+# every run resumes, and none that has ended is repeated; hours: results/mnist/results.md has minutes a run
 reproduce-mnist: $(VENV)/.experiments
 	$(BIN)/python benchmarks/curve.py benchmarks/curves/mnist.toml --out results/mnist --readme README.md
 

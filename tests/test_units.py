@@ -120,6 +120,23 @@ def test_without_folding_a_unit_that_gives_a_constant_stays():
     assert remove_dead_units(net, fold=False) == 1
 
 
+@pytest.mark.parametrize("relaxation", ["bracket", "categorical"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_constant_folds_only_into_a_bias_that_its_parameter_rules(relaxation, frozen):
+    net = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
+    net[0].weight.data[1] = 0
+    net[0].bias.data[:] = torch.tensor([0.5, 1.0])
+    prepare(net, Config(levels=65, reach=32, relaxation=relaxation, bias="grid")).eval()
+    if frozen:
+        freeze_symbols(net)
+    inputs = torch.randn(9, 3)
+    before = net(inputs)
+    folds = relaxation == "bracket" and not frozen
+    assert remove_dead_units(net) == folds
+    step = net[2].bias_log_gaps.exp().item() if folds else 0.0
+    torch.testing.assert_close(net(inputs), before, rtol=0, atol=step / 2 + 1e-5)
+
+
 def test_a_layer_keeps_one_unit():
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     net[0].weight.data.zero_()

@@ -1,4 +1,4 @@
-"""Hidden units: dead ones are removed while a network trains, and all stand in the file's order.
+"""Hidden units: dead ones leave while a network trains, the others are sorted for the file.
 
 A unit is an output feature of one layer and the input feature of the next. It is dead when its
 incoming or its outgoing weights are all zero: then what it gives is constant or is not read. A
@@ -131,13 +131,26 @@ def _dead(chain: Chain, fold: bool) -> tuple[Tensor, Tensor]:
     for step in chain.steps:
         constant = step(constant)
     pads = chain.second.__dict__.get("padding", 0) not in (0, (0,), (0, 0), (0, 0, 0), "valid")
-    folds = fold and not pads and chain.second._parameters["bias"] is not None
+    folds = fold and not pads and _takes_constants(chain.second)
     return ~read | (~fed if folds else ~fed & (constant == 0)), constant
+
+
+def _takes_constants(layer: nn.Module) -> bool:
+    """Whether the bias is what its Parameter says: not where symbols are frozen, or logits rule."""
+    constraint = layers.constraints(layer).get("bias")
+    own = constraint is None or not constraint.extra
+    return (
+        layer._parameters["bias"] is not None
+        and own
+        and layers.frozen_symbols(layer, "bias") is None
+    )
 
 
 def _select(chain: Chain, index: Tensor, optimizer: torch.optim.Optimizer | None) -> None:
     """Keep the units of ``index``, in its order."""
-    inputs = (index[:, None] * chain.places + torch.arange(chain.places)).flatten()
+    inputs = (
+        index[:, None] * chain.places + torch.arange(chain.places, device=index.device)
+    ).flatten()
     for module in chain.modules[:-1]:
         for name in _own_names(module):
             _select_in(module, name, 0, index, optimizer)

@@ -67,7 +67,7 @@ def finish(
     Returns:
         the result, which is on disk with the log of ``epochs`` and of this one evaluation.
     """
-    remove_dead_units(model, fold=False)
+    remove_dead_units(model, fold=False)  # what they still hold is of no use, and costs bytes
     sort_units(convert(model)).eval()
     estimate_bits = rate_bits(model)
     path = out / MODEL_FILE
