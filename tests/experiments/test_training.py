@@ -97,6 +97,14 @@ def test_a_folder_of_another_recipe_is_refused(finished):
         train(parse_recipe(TABLE | {"seed": 1}), finished[0])
 
 
+def test_settings_of_a_stage_that_is_skipped_make_no_other_recipe(finished):
+    out, result = finished
+    assert TABLE.get("reduce") is None
+    assert train(parse_recipe(TABLE | {"reduce": {"epochs": 0, "peak": 9.0}}), out) == result
+    with pytest.raises(TrainingError, match=r"another recipe \(reduce differ"):
+        train(parse_recipe(TABLE | {"reduce": {"epochs": 1}}), out)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_writes_no_file(tmp_path):
     diverging = TABLE | {"pretrain": {"epochs": 1, "lr": 1e30, "batch": 100}}
     with pytest.raises(TrainingError, match=r"pretrain step \d+: the loss is (nan|inf); lower lr"):

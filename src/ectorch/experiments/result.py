@@ -27,17 +27,29 @@ MODEL_FILE = "model.ect"
 RESULT_FILE = "result.json"
 LOG_FILE = "log.jsonl"
 FLOAT_FILE = "float.safetensors"
+_SKIPPED_WITHOUT_EPOCHS = ("pretrain", "reduce", "finetune")
 _LOGGED = ("evaluated_on", "file_bytes", "decoded_error_percent", "seed")
 
 
 def check_same_recipe(stored: dict[str, Any], recipe: Recipe, out: Path) -> None:
     mine = json.loads(json.dumps(recipe.as_dict()))
-    different = [key for key in mine if stored.get(key) != mine[key]]
+    different = [
+        key
+        for key in mine
+        if stored.get(key) != mine[key] and not _is_skipped(key, stored.get(key), mine[key])
+    ]
     if different:
         raise TrainingError(
             f"{out} holds a run of another recipe ({', '.join(different)} differ): "
             "choose another --out, or delete it"
         )
+
+
+def _is_skipped(key: str, *values: Any) -> bool:
+    """Whether the key is a stage that neither recipe runs."""
+    return key in _SKIPPED_WITHOUT_EPOCHS and all(
+        isinstance(value, dict) and value.get("epochs") == 0 for value in values
+    )
 
 
 def finished(recipe: Recipe, out: Path) -> dict[str, Any] | None:
