@@ -228,3 +228,26 @@ def test_memory_layout_does_not_matter(kind):
     for plain, other in zip(codebook.locate(weight), codebook.locate(strided), strict=True):
         assert torch.equal(plain, other)
     assert torch.equal(codebook.quantize(weight), codebook.quantize(strided))
+
+
+@given(
+    multiples=st.lists(st.integers(-8, 8), min_size=1, max_size=40).filter(any),
+    step=st.floats(2**-10, 8.0),
+)
+def test_a_grid_that_is_there_is_kept(multiples, step):
+    step = torch.tensor(step).bfloat16().float()
+    weight = torch.tensor(multiples) * step
+    book = codebook_of("grid", 17, weight, reach=1.33, keep_grid=True)
+    assert torch.equal(book.dequantize(book.quantize(weight)), weight)
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [WEIGHT, torch.tensor([1.0, 2.0, 9.0]), torch.tensor([-9.0, 1.0]), torch.zeros(3)],
+    ids=["many values", "too far up", "too far down", "zeros"],
+)
+def test_other_weights_start_as_without_a_grid_to_keep(weight):
+    kept, plain = (
+        initial_log_gaps("grid", weight, 17, reach=1.33, keep_grid=keep) for keep in (True, False)
+    )
+    assert torch.equal(kept, plain)

@@ -30,6 +30,7 @@ _ROOMS = {
     "control": ("ramp",),
     "errors": ("EctorchError", "FormatError"),
     "network": ("convert", "freeze_symbols", "param_groups", "penalty", "prepare"),
+    "norms": ("discretize_norms",),
     "storage": (
         "load",
         "load_file",
@@ -48,6 +49,7 @@ __all__ = [
     "EctorchError",
     "FormatError",
     "convert",
+    "discretize_norms",
     "freeze_symbols",
     "load",
     "load_file",

@@ -146,7 +146,11 @@ class _RoundedExp(torch.autograd.Function):
 
 
 def initial_log_gaps(
-    kind: CodebookKind, weight: Tensor, levels: int, reach: float = math.inf
+    kind: CodebookKind,
+    weight: Tensor,
+    levels: int,
+    reach: float = math.inf,
+    keep_grid: bool = False,
 ) -> Tensor:
     """Log gaps of a codebook that suits ``weight``, for `Codebook.from_log_gaps`.
 
@@ -154,6 +158,7 @@ def initial_log_gaps(
         weight: any shape, floating point.
         levels: number of values, zero included; at least 2.
         reach: steps of a grid from zero to the weight farthest from it, at most to its last level.
+        keep_grid: where the weights lie on a grid already that has room here, take its step.
 
     Returns:
         (1,) for "grid"; (levels - 1,) for "kmeans" (Lloyd's algorithm with the zero pinned) and
@@ -165,12 +170,35 @@ def initial_log_gaps(
     if not flat.any():  # nothing tells the scale, and too fine a grid would hold the weights at 0
         flat = torch.linspace(-1, 1, 2 * levels, dtype=flat.dtype, device=flat.device)
     if kind == "grid":
+        step = _step_of(flat, levels) if keep_grid else None
+        if step is not None:
+            return flat.new_tensor([step]).log()
         farthest = flat.abs().max()
         return (farthest / min(reach, levels - 1 - zero)).clamp(min=_MIN_GAP).log().reshape(1)
     values = _quantile_values(flat, levels, zero)
     if kind == "kmeans":
         values = _kmeans_values(flat, values, zero)
     return values.diff().clamp(min=_MIN_GAP).log()
+
+
+def _step_of(flat: Tensor, levels: int) -> float | None:
+    """The greatest step, exact in bfloat16, of which all weights are multiples within a grid."""
+    values = torch.unique(flat).tolist()
+    if len(values) > levels:
+        return None
+    common = 0.0
+    for value in values:
+        rest = abs(value)
+        while rest:  # Euclid's; remainders of floats are exact
+            common, rest = rest, common % rest
+    zero = zero_index(levels)
+    for parts in range(1, levels):
+        step = common / parts
+        if not -zero * step <= values[0] <= values[-1] <= (levels - 1 - zero) * step:
+            return None
+        if torch.tensor(step, dtype=torch.bfloat16).item() == step:
+            return step
+    return None
 
 
 def _quantile_values(flat: Tensor, levels: int, zero: int) -> Tensor:

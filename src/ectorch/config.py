@@ -65,6 +65,8 @@ class Config:
             are what makes networks sparse (the range has no limit: levels beyond are free for
             weights that grow); random forwards want 3; for plain quantisation give half of
             ``levels``.
+        keep_grid: a parameter whose values lie on a grid of at most ``levels`` already, as after
+            `ectorch.convert`, keeps its step: training goes on from the very network that is there.
         bias: every parameter of fewer than two dimensions (biases; norms where ``include`` has
             them): "float32" leaves it, "float16" rounds it, "grid" constrains it with
             ``bias_levels`` on a grid, nearest.
@@ -73,7 +75,7 @@ class Config:
         exclude: module types and patterns that stay as they are.
         overrides: pattern -> fields of this class for what matches, in order: ``levels``,
             ``relaxation``, ``lengths``, ``strength``, ``forward``, ``codebook``, ``reach``,
-            ``bias``, ``bias_levels``, ``alpha_scale`` and ``keep_float``.
+            ``keep_grid``, ``bias``, ``bias_levels``, ``alpha_scale`` and ``keep_float``.
         alpha_scale: factor of ``alpha`` for these parameters.
         keep_float: leave these parameters as they are.
 
@@ -88,6 +90,7 @@ class Config:
     lengths: str | LengthRule | None = None
     strength: float = 0.05
     reach: float = 1.33
+    keep_grid: bool = False
     bias: BiasFormat = "grid"
     bias_levels: int = 65
     include: tuple[Selector, ...] = LAYERS
@@ -109,6 +112,7 @@ class Config:
             ("codebook", get_args(CodebookKind)),
             ("bias", get_args(BiasFormat)),
             ("keep_float", (False, True)),
+            ("keep_grid", (False, True)),
         ):
             self._expect(name, getattr(self, name) in allowed, f"one of {allowed}")
         chosen = self.relaxation

@@ -46,6 +46,7 @@ class Constraint:
     codebook: CodebookKind = "grid"
     levels: int = 2
     reach: float = math.inf
+    keep_grid: bool = False
     alpha_scale: float = 1.0
     extra: tuple[str, ...] = ()
 
@@ -380,7 +381,8 @@ def _restart(module: nn.Module, name: str, constraint: Constraint) -> None:
 
 
 def _initial_log_gaps(constraint: Constraint, weight: Tensor) -> Tensor:
-    return initial_log_gaps(constraint.codebook, weight, constraint.levels, constraint.reach)
+    c = constraint
+    return initial_log_gaps(c.codebook, weight, c.levels, c.reach, c.keep_grid)
 
 
 def _round_to_half(weight: Tensor) -> Tensor:

@@ -210,12 +210,16 @@ def _constraint(config: Config, dimensions: int) -> Constraint:
             config.codebook,
             config.levels,
             config.reach,
+            config.keep_grid,
             config.alpha_scale,
         )
     if config.bias == "float16":
         return Constraint(None)
     return Constraint(
-        config.make_relaxation(), levels=config.bias_levels, alpha_scale=config.alpha_scale
+        config.make_relaxation(),
+        levels=config.bias_levels,
+        keep_grid=config.keep_grid,
+        alpha_scale=config.alpha_scale,
     )
 
 

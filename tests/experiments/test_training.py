@@ -1,10 +1,11 @@
 import json
 
 import pytest
+import safetensors.torch
 import torch
 
 import ectorch as ec
-from ectorch.errors import MismatchError, TrainingError
+from ectorch.errors import MismatchError, RecipeError, TrainingError
 from ectorch.experiments.data import DataSet, Split, load
 from ectorch.experiments.evaluation import evaluate
 from ectorch.experiments.networks import NETWORKS, check_images, identify
@@ -25,6 +26,15 @@ TABLE = {
         "config": {"bias": "grid", "forward": "sampled", "reach": 3.0},
     },
     "finetune": {"epochs": 1, "batch": 100, "lr": 1e-4},
+}
+PARAMETERS = {
+    "lenet-300-100": 266_610,
+    "lenet-5-caffe": 431_080,
+    "vgg-like": 14_987_210,
+    "vgg-like-16": 939_770,
+    "resnet-20": 269_722,
+    "resnet-20-4": 4_286_026,
+    "airbench-like": 1_972_802,
 }
 STEPS = {"pretrain": 30, "constrain": 45, "finetune": 15}
 
@@ -117,9 +127,9 @@ def test_networks_are_known_by_their_tensors(name):
     model = NETWORKS[name]()
     shapes = {key: tuple(t.shape) for key, t in model.state_dict().items()}
     assert identify(shapes) == name
-    assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    assert model(torch.zeros(2, *model.image_shape)).shape == (2, 10)
     parameters = sum(p.numel() for p in model.parameters())
-    assert parameters == {"lenet-300-100": 266_610, "lenet-5-caffe": 431_080}[name]
+    assert parameters == PARAMETERS[name]
 
 
 def test_images_of_another_shape_are_refused():
@@ -173,6 +183,8 @@ def test_a_road_reduces_first_and_resumes_in_it(road, tmp_path):
 
 def test_batch_norms_of_the_decoded_network_are_those_of_the_hard_one(tmp_path, monkeypatch):
     class Normed(torch.nn.Sequential):
+        image_shape = (1, 28, 28)
+
         def __init__(self):
             linear = torch.nn.Linear(784, 20), torch.nn.Linear(20, 10)
             flat, norm = torch.nn.Flatten(), torch.nn.BatchNorm1d(20)
@@ -183,8 +195,16 @@ def test_batch_norms_of_the_decoded_network_are_those_of_the_hard_one(tmp_path, 
     model = Normed()
     ec.load_model(model, tmp_path / "model.ect")
     images = load("digits").train.images.float() / 255
-    hidden = model[1](model[0](images))
-    assert torch.allclose(model[2].running_mean, hidden.mean(0), atol=0.02 * hidden.std().item())
+    expected = torch.nn.BatchNorm1d(20, momentum=None)
+    expected(model[1](model[0](images)))
+    stored = dict(model[2].named_buffers())
+    assert not stored["running_mean"].any()
+    assert (stored["running_var"] == 1).all()
+    # gain and offset were trained from 1 and 0: only the true statistics bring them back near
+    gain = model[2].weight * (expected.running_var + 1e-5).sqrt()
+    offset = model[2].bias + expected.running_mean * model[2].weight
+    assert (gain - 1).abs().max() < 0.3
+    assert offset.abs().max() < 0.3
 
 
 def test_a_run_that_removes_units_resumes_to_the_same_bytes(tmp_path, monkeypatch):
@@ -224,3 +244,47 @@ def test_a_run_that_removes_units_resumes_to_the_same_bytes(tmp_path, monkeypatc
     full = NETWORKS["lenet-300-100"]().state_dict()
     assert {k: t.shape for k, t in ec.load(whole).items()} == {k: t.shape for k, t in full.items()}
     assert result["decoded_error_percent"] < 30
+
+
+def test_a_run_starts_from_a_file_and_keeps_its_grid(finished, tmp_path):
+    start = finished[0] / "model.ect"
+    constrain = TABLE["constrain"] | {"alpha": 0.0, "lr": 1e-9, "codebook_lr": 1e-9}
+    constrain["config"] = {**constrain["config"], "keep_grid": True}
+    table = TABLE | {
+        "start": str(start),
+        "pretrain": {"epochs": 0},
+        "constrain": constrain | {"epochs": 1, "remove_dead": False},
+        "finetune": {"epochs": 0},
+    }
+    result = train(parse_recipe(table), tmp_path / "out")
+    assert result["predictions_sha256"] == finished[1]["predictions_sha256"]
+    assert result["float_error_percent"] == finished[1]["decoded_error_percent"]
+    stored, written = ec.load_file(start), ec.load_file(tmp_path / "out/model.ect")
+    assert all(torch.equal(stored[name], written[name]) for name in stored)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("missing.ect", None, "No such file"),
+        ("missing.safetensors", None, "No such file"),
+        ("damaged.ect", b"ECT", "damaged|truncated|ends"),
+        ("other.safetensors", safetensors.torch.save({"x": torch.zeros(1)}), "fc1.weight"),
+    ],
+)
+def test_a_start_that_cannot_be_had_is_named(tmp_path, name, content, said):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(RecipeError, match=f"start: .*{name}.*({said})"):
+        train(parse_recipe(TABLE | {"start": str(tmp_path / name)}), tmp_path / "out")
+
+
+def test_sgd_has_momentum_and_resumes(tmp_path):
+    table = TABLE | {"pretrain": {"epochs": 2, "batch": 100, "lr": 0.1, "optimizer": "sgd"}}
+    whole = train(parse_recipe(table), tmp_path / "whole")
+    seen = []
+    with pytest.raises(Interrupted):
+        train(parse_recipe(table), tmp_path / "halves", seen.append, lambda: len(seen) == 7)
+    halves = train(parse_recipe(table), tmp_path / "halves")
+    assert halves["predictions_sha256"] == whole["predictions_sha256"]
+    assert whole["float_error_percent"] < 30

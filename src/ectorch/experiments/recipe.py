@@ -30,15 +30,17 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True)
 class Stage:
-    """What every stage of the training has. The optimizer is Adam with a cosine to zero.
+    """What every stage of the training has; its learning rate ends in a cosine to zero.
 
     Attributes:
         epochs: 0 skips the stage.
+        optimizer: "adam", or "sgd" with Nesterov's momentum of 0.9.
         lr: at the start, or after ``warmup`` (a share of the stage) of a linear rise.
     """
 
     __pydantic_config__ = _STRICT
     epochs: _Count
+    optimizer: Literal["adam", "sgd"] = "adam"
     batch: Annotated[int, Field(ge=1)] = 256
     lr: _Positive = 1e-3
     warmup: _Share = 0.0
@@ -82,6 +84,8 @@ class Recipe:
     """One experiment, whole: the same recipe and seed give the same file.
 
     Attributes:
+        start: file (.ect or .safetensors, from the folder where the command runs) of the network to
+            start from; empty for random values.
         threads: of torch; part of the recipe, since results differ between thread counts.
         holdout: training images kept out of training and used for choosing; 0 trains on all.
         pretrain: float training.
@@ -91,8 +95,9 @@ class Recipe:
         constrain: training under the penalty.
         finetune: of codebooks and float parameters with frozen symbols.
         augment: random maps of the training images, in every stage.
-        precision: "bfloat16" computes products in it while training (autocast); weights, penalty
-            and every evaluation stay float32.
+        precision: "bfloat16" computes products in it while training (autocast) and for what the
+            progress shows; weights, penalty and the evaluation of the file stay float32.
+        norm_levels: of the grids of batch norms in the file, see `ectorch.discretize_norms`.
     """
 
     __pydantic_config__ = _STRICT
@@ -105,6 +110,8 @@ class Recipe:
     finetune: Stage = field(default_factory=lambda: Stage(epochs=0))
     augment: Augment = field(default_factory=Augment)
     seed: _Count = 0
+    start: str = ""
+    norm_levels: Annotated[int, Field(ge=3)] = 129
     threads: Annotated[int, Field(ge=1)] = 2
     precision: Literal["float32", "bfloat16"] = "float32"
     holdout: _Count = 0

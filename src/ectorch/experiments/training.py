@@ -14,10 +14,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import update_bn
 
 from ectorch.control import ramp
-from ectorch.errors import TrainingError
+from ectorch.errors import EctorchError, RecipeError, TrainingError
 from ectorch.experiments import data as data_sets
 from ectorch.experiments.augment import augment
 from ectorch.experiments.data import DataSet, Split
@@ -33,13 +32,15 @@ from ectorch.network import (
     penalty,
     prepare,
 )
-from ectorch.storage import rate_bits
+from ectorch.norms import discretize_norms
+from ectorch.storage import load_model, rate_bits
 from ectorch.units import fit_shapes, remove_dead_units
 
 STAGES = ("pretrain", "reduce", "constrain", "finetune")
 HOLDOUT_SEED = 1234  # the same images are held out whatever the recipe's seed
 _CHECKPOINT_SECONDS = 60.0
 _MONITORED = 5000  # training images that stand in where none are held out
+_MEASURED = 5000  # training images that tell the statistics of batch norms
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
@@ -98,6 +99,7 @@ def train(
 
     Raises:
         DataError: when the data cannot be had.
+        RecipeError: when the network to start from cannot be had.
         MismatchError: when the network cannot take its images.
         TrainingError: when the loss is not finite, or ``out`` holds a run of another recipe.
         Interrupted: when ``should_stop`` said so.
@@ -147,6 +149,8 @@ class _Run:
         self._started = time.monotonic()
         if self.checkpoint.exists():
             self._restore()
+        elif recipe.start:
+            _load(self.model, Path(recipe.start))
 
     @property
     def stage(self) -> Stage:
@@ -164,22 +168,26 @@ class _Run:
             self._train_stage()
             self.state.stage, self.state.step, self.optimizer = self.state.stage + 1, 0, None
         convert(self.model)
-        # statistics that batch norms gathered from noisy weights are wrong for the hard ones
-        batches = torch.split(self.images.images, self.recipe.constrain.batch)
-        update_bn(map(pixels, batches), self.model)
+        batches = [*torch.split(pixels(self.images.images[:_MEASURED]), 1000)]
+        discretize_norms(self.model, batches, self.recipe.norm_levels)
 
     def _reshape(self) -> None:
         """Turn the network into what the present stage trains."""
         stage = self.stage
         if isinstance(stage, ConstrainStage) and (stage.epochs or stage is self.recipe.constrain):
             prepare(convert(self.model), stage.make_config())
+            if self.recipe.start and stage.remove_dead:
+                remove_dead_units(self.model)
         elif STAGES[self.state.stage] == "finetune" and stage.epochs:
             freeze_symbols(self.model)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         stage = self.stage
         book_lr = stage.codebook_lr if isinstance(stage, ConstrainStage) else None
-        return torch.optim.Adam(param_groups(self.model, stage.lr, stage.weight_decay, book_lr))
+        groups = param_groups(self.model, stage.lr, stage.weight_decay, book_lr)
+        if stage.optimizer == "sgd":
+            return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
+        return torch.optim.Adam(groups)
 
     def _train_stage(self) -> None:
         stage, state = self.stage, self.state
@@ -227,8 +235,7 @@ class _Run:
             group["lr"] = group.setdefault("full_lr", group["lr"]) * _lr_share(progress, stage)
         self.model.train()
         images = channels_last(augment(pixels(batch.images), self.recipe.augment))
-        bfloat16 = self.recipe.precision == "bfloat16"
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with self._precision():
             logits = self.model(images).float()
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=stage.label_smoothing)
         objective = loss
@@ -248,13 +255,19 @@ class _Run:
         self.state.loss_sum += loss.item()
         self.state.loss_steps += 1
 
+    def _precision(self) -> torch.autocast:
+        bfloat16 = self.recipe.precision == "bfloat16"
+        return torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
+
     def _end_epoch(self, epoch: int) -> None:
         constrained = self.state.stage > 0
-        hard = evaluate(self.model.eval(), self.monitored).error_percent
+        with self._precision():
+            hard = evaluate(self.model.eval(), self.monitored).error_percent
         with torch.device("meta"):  # no initial values: they would draw random numbers
             soft_network = NETWORKS[self.recipe.network]().eval()
         soft_network.load_state_dict(mean_state_dict(self.model), assign=True)
-        soft = evaluate(soft_network, self.monitored).error_percent
+        with self._precision():
+            soft = evaluate(soft_network, self.monitored).error_percent
         record = {
             "stage": STAGES[self.state.stage],
             "epoch": epoch + 1,
@@ -318,6 +331,16 @@ class _Run:
         self.optimizer = self._make_optimizer()
         self.optimizer.load_state_dict(saved["optimizer"])
         torch.set_rng_state(saved["random"])
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    try:
+        if path.suffix == ".safetensors":
+            model.load_state_dict(safetensors.torch.load_file(path))
+        else:
+            load_model(model, path)
+    except (OSError, EctorchError, RuntimeError, safetensors.SafetensorError) as error:
+        raise RecipeError(f"start: {path}: {' '.join(str(error).split())}") from error
 
 
 def _lr_share(progress: float, stage: Stage) -> float:
