@@ -54,7 +54,7 @@ def main() -> None:
             changes = table["changes"] | variant.get("changes", {}) | {key: value}
             point = {"variant": variant["name"], "key": key, "value": value, "changes": changes}
             points.append(point | {"runs": [_run(table, name, point, s) for s in table["seeds"]]})
-    train_all([run for point in points for run in point["runs"]], arguments.jobs)
+    train_all([[run] for point in points for run in point["runs"]], arguments.jobs)
     for point in points:
         results = [train(*run) for run in point["runs"]]  # they have ended: reads them
         point["runs"] = [{key: result[key] for key in KEPT} for result in results]

@@ -2,11 +2,14 @@
 
     python benchmarks/curve.py benchmarks/curves/mnist.toml --out results/mnist --jobs 2
 
-Runs go below runs/<name of the table>/, resume when interrupted, and are not repeated when they
-are there. Each file is evaluated once on the test set, after its training, by `ectorch train`
-itself; choices were made on held-out images before. Writes into --out: an .ect file a run,
-results.json, results.md and curve.png. With --readme, the table of the first curves' data set
-between the two marks in that file is written anew.
+A curve has a run for each of its alphas and seeds; or it is a walk, whose every step starts from
+the file of the step before. Runs go below runs/<name of the table>/, resume when interrupted, and
+are not repeated when they are there. Each file is evaluated once on the test set, after its
+training, by `ectorch train` itself; choices were made on held-out images before. Writes into
+--out: an .ect file a run, results.json, results.md and curve.png; with --logs also each run's
+result and log, from which another checkout goes on. With --readme, the table of the first curves'
+data set between the two marks in that file is written anew. --quick: the reduced variant that the
+table describes.
 """
 
 from __future__ import annotations
@@ -14,19 +17,21 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import shutil
 import statistics
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-from trainings import train_all
+from trainings import Run, train_all
 
 from ectorch.experiments.recipe import read_recipe
-from ectorch.experiments.result import LOG_FILE, MODEL_FILE
+from ectorch.experiments.result import LOG_FILE, MODEL_FILE, RESULT_FILE
 from ectorch.experiments.training import train
 
 if sys.version_info >= (3, 11):
@@ -60,16 +65,27 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
     parser.add_argument("--readme", type=Path)
     parser.add_argument("--redraw", action="store_true", help="train nothing: from results.json")
+    parser.add_argument("--only", nargs="*", help="names of curves to train")
+    parser.add_argument("--logs", action="store_true", help="keep results and logs, and use them")
+    parser.add_argument("--quick", action="store_true", help="fewer epochs of a smaller network")
     arguments = parser.parse_args()
     table = tomllib.loads(arguments.curves.read_text())
     path = arguments.out / "results.json"
+    arguments.out.mkdir(parents=True, exist_ok=True)
     if not arguments.redraw:
-        folder = arguments.runs / arguments.curves.stem
-        points = [point for curve in table["curves"] for point in _points(curve, folder)]
-        train_all([run for point in points for run in point["runs"]], arguments.jobs)
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        results = [_collect(point, arguments.out) for point in points]
-        first = json.loads((points[0]["runs"][0][1] / "result.json").read_text())
+        folder = arguments.runs / (arguments.curves.stem + ("-quick" if arguments.quick else ""))
+        curves = [
+            _curve(curve, folder, table["quick"] if arguments.quick else {})
+            for curve in table["curves"]
+            if not arguments.only or curve["name"] in arguments.only
+        ]
+        for run in (run for curve in curves for point in curve for run in point.runs):
+            if arguments.logs:
+                _take_back(run, arguments.out)
+            _say_how_long(run, arguments.out)
+        train_all([walk for curve in curves for walk in _walks(curve)], arguments.jobs)
+        results = [r for curve in curves for r in _collect(curve, arguments.out, arguments.logs)]
+        first = json.loads((curves[0][0].runs[0][1] / RESULT_FILE).read_text())
         written = {"points": results, "versions": first["versions"], "machine": first["machine"]}
         path.write_text(json.dumps(written, indent=2) + "\n")
     results = json.loads(path.read_text())["points"]
@@ -82,35 +98,116 @@ def main() -> None:
         arguments.readme.write_text(f"{before}{BEGIN}\n{short}\n{END}{after}")
 
 
-def _points(curve: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
-    """The points of one curve: each an alpha, with a recipe and a folder a seed."""
-    points = []
-    for alpha in curve["alphas"]:
+@dataclass(frozen=True)
+class Point:
+    """One point of a curve: a run a seed."""
+
+    curve: str
+    name: str
+    runs: list[Run]
+    in_walk: bool = False
+
+    @property
+    def alpha(self) -> float:
+        alpha: float = self.runs[0][0].constrain.alpha
+        return alpha
+
+
+def _curve(curve: dict[str, Any], folder: Path, quick: dict[str, Any]) -> list[Point]:
+    """The points of a curve; those of a walk in the order in which one starts from the other."""
+    walk = curve.get("walk")
+    steps = walk or [
+        {"name": f"alpha-{alpha:g}", "changes": {"constrain.alpha": alpha}}
+        for alpha in curve["alphas"]
+    ]
+    points: list[Point] = []
+    for step in steps:
         runs = []
-        for seed in curve["seeds"]:
-            changes = {"constrain.alpha": alpha, "seed": seed, **curve.get("changes", {})}
-            recipe = read_recipe(Path(curve["recipe"]), changes)
-            name = f"{curve['name']}-alpha-{alpha:g}-seed-{seed}"
-            runs.append((recipe, folder / name))
-        points.append({"curve": curve["name"], "alpha": alpha, "runs": runs})
+        for at, seed in enumerate(curve["seeds"]):
+            changes = {**curve.get("changes", {}), **step.get("changes", {}), "seed": seed}
+            if walk and points:
+                changes["start"] = str(points[-1].runs[at][1] / MODEL_FILE)
+            path = Path(step.get("recipe", curve.get("recipe")))
+            if quick:
+                changes |= _shortened(path, changes, quick)
+            name = f"{curve['name']}-{step['name']}-seed-{seed}"
+            runs.append((read_recipe(path, changes), folder / name))
+        points.append(Point(curve["name"], step["name"], runs, bool(walk)))
     return points
 
 
-def _collect(point: dict[str, Any], out: Path) -> dict[str, Any]:
-    results = []
-    for recipe, folder in point["runs"]:
-        result = train(recipe, folder)  # has ended: reads it, and checks that the recipe is this
-        shutil.copy(folder / MODEL_FILE, out / f"{folder.name}.ect")
-        results.append(result)
-        print(json.loads((folder / LOG_FILE).read_text().splitlines()[-1]))
+def _shortened(path: Path, changes: dict[str, Any], quick: dict[str, Any]) -> dict[str, Any]:
+    recipe = read_recipe(path, changes)
+    epochs = {
+        f"{stage}.epochs": math.ceil(quick["epochs"] * getattr(recipe, stage).epochs)
+        for stage in ("pretrain", "constrain", "finetune")
+    }
+    return {"network": quick["networks"].get(recipe.network, recipe.network), **epochs}
+
+
+def _walks(curve: list[Point]) -> list[list[Run]]:
+    """What has to be trained in this order; a run that depends on no other is alone."""
+    if curve[0].in_walk:
+        return [list(runs) for runs in zip(*(point.runs for point in curve), strict=True)]
+    return [[run] for point in curve for run in point.runs]
+
+
+def _kept(folder: Path, out: Path) -> dict[Path, Path]:
+    """Where each file of a run that --logs keeps lies in ``out``."""
+    endings = {MODEL_FILE: ".ect", RESULT_FILE: ".json", LOG_FILE: ".jsonl"}
+    return {folder / name: out / (folder.name + ending) for name, ending in endings.items()}
+
+
+def _take_back(run: Run, out: Path) -> None:
+    """Let a run that ended in another checkout have ended here."""
+    kept = _kept(run[1], out)
+    if (run[1] / RESULT_FILE).exists() or not all(path.exists() for path in kept.values()):
+        return
+    run[1].mkdir(parents=True, exist_ok=True)
+    for own, path in kept.items():
+        shutil.copy(path, own)
+
+
+def _say_how_long(run: Run, out: Path) -> None:
+    if (run[1] / RESULT_FILE).exists() or not (out / "results.json").exists():
+        return
+    for point in json.loads((out / "results.json").read_text())["points"]:
+        for before in point["runs"]:
+            if run[1].name == f"{point['curve']}-{point['name']}-seed-{before['seed']}":
+                print(f"{run[1].name}: took {before['seconds'] / 60:.0f} minutes before")
+
+
+def _collect(curve: list[Point], out: Path, logs: bool) -> list[dict[str, Any]]:
+    """The results of a curve's points; the float network of a walk is that of its first step."""
+    collected, floats = [], None
+    for point in curve:
+        results = []
+        for recipe, folder in point.runs:
+            result = train(
+                recipe, folder
+            )  # has ended: reads it, and checks that the recipe is this
+            for own, kept in _kept(folder, out).items():
+                if logs or own.name == MODEL_FILE:
+                    shutil.copy(own, kept)
+            results.append(result)
+        if point.in_walk:
+            floats = floats or [result["float_error_percent"] for result in results]
+            for result, error in zip(results, floats, strict=True):
+                result["float_error_percent"] = error
+        collected.append(_summary(point, results))
+    return collected
+
+
+def _summary(point: Point, results: list[dict[str, Any]]) -> dict[str, Any]:
     columns = {key: [result[key] for result in results] for key in AVERAGED}
     single = len(results) == 1
     return {
-        "curve": point["curve"],
+        "curve": point.curve,
+        "name": point.name,
         "network": results[0]["network"],
         "data": results[0]["data"],
         "float_bytes": results[0]["float_bytes"],
-        "alpha": point["alpha"],
+        "alpha": point.alpha,
         "runs": [{key: result[key] for key in KEPT} for result in results],
         "mean": {key: statistics.mean(values) for key, values in columns.items()},
         "std": {
@@ -183,6 +280,10 @@ def _draw_panel(axis: Axes, points: list[dict[str, Any]], published: list[dict[s
             mfc="none" if kind != "B" else "0.35",
             label=f"published, {LABELS[kind]}",
         )
+    for p in published:
+        if "error_percent" not in p:
+            axis.axvline(p["bytes"], color="0.35", ls=":", label=f"{p['method']}: error unknown")
+    published = [p for p in published if "error_percent" in p]
     for side, p in zip(itertools.cycle((1, -1)), published, strict=False):
         axis.annotate(
             p["method"],

@@ -1,11 +1,13 @@
 """What a constrained training step costs: time and peak memory against a plain step, and its parts.
 
     python benchmarks/step.py
+    python benchmarks/step.py --networks vgg-like --configs "bracket nearest" --batches 128
+        --samples 20 --precision bfloat16 --name step-vgg-like
 
-Writes benchmarks/results/step.json and step.md. Plain and constrained steps alternate in one
-process, 50 pairs; the levels are counted at every fourth step, whose median enters with its share
-of a quarter. Peak memory is that of torch's allocator above what is held before the step. Leave the
-machine alone meanwhile.
+Writes benchmarks/results/step.json and step.md, or those of another --name. Plain and constrained
+steps alternate in one process, 50 pairs; the levels are counted at every fourth step, whose median
+enters with its share of a quarter. Peak memory is that of torch's allocator above what is held
+before the step. Leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
@@ -60,7 +62,12 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
     "lenet-5-caffe": (NETWORKS["lenet-5-caffe"], lambda n: torch.rand(n, 1, 28, 28)),
     "transformer": (transformer, lambda n: torch.randint(0, 256, (n, 32))),
     "vgg-block": (vgg_block, lambda n: torch.randn(n, 128, 8, 8)),
+    "vgg-like": (
+        lambda: NETWORKS["vgg-like"]().to(memory_format=torch.channels_last),
+        lambda n: torch.rand(n, 3, 32, 32).to(memory_format=torch.channels_last),
+    ),
 }
+DEFAULT_CASES = ("lenet-300-100", "lenet-5-caffe", "transformer", "vgg-block")
 
 
 @dataclass
@@ -70,20 +77,25 @@ class Subject:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     constrained: bool
+    precision: str
 
     @classmethod
-    def of(cls, build: Callable[[], nn.Module], config: ec.Config | None) -> Subject:
+    def of(
+        cls, build: Callable[[], nn.Module], config: ec.Config | None, precision: str
+    ) -> Subject:
         torch.manual_seed(0)
         model = build()
         if config is None:
-            return cls(model, torch.optim.Adam(model.parameters(), lr=1e-3), False)
+            return cls(model, torch.optim.Adam(model.parameters(), lr=1e-3), False, precision)
         ec.prepare(model, config)
-        return cls(model, torch.optim.Adam(ec.param_groups(model, lr=1e-3)), True)
+        return cls(model, torch.optim.Adam(ec.param_groups(model, lr=1e-3)), True, precision)
 
     def step(self, x: Tensor, y: Tensor, refresh: bool) -> list[float]:
         """One step; seconds of each of `PARTS`."""
         times = [time.perf_counter()]
-        loss = F.cross_entropy(self.model(x), y)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
+            logits = self.model(x)
+        loss = F.cross_entropy(logits.float(), y)
         times.append(time.perf_counter())
         if self.constrained:
             loss = loss + ec.penalty(self.model, 0.5, 60000, refresh)
@@ -112,14 +124,16 @@ class Subject:
         return peak
 
 
-def measure(name: str, batch: int, samples: int) -> list[dict[str, object]]:
+def measure(
+    name: str, batch: int, samples: int, configs: list[str], precision: str
+) -> list[dict[str, object]]:
     build, inputs = CASES[name]
     x, y = inputs(batch), torch.randint(0, 10, (batch,))
-    plain = Subject.of(build, None)
+    plain = Subject.of(build, None, precision)
     weights = sum(p.numel() for p in plain.model.parameters())
     rows: list[dict[str, object]] = []
-    for label, config in CONFIGS.items():
-        subject = Subject.of(build, config)
+    for label in configs:
+        subject = Subject.of(build, CONFIGS[label], precision)
         pairs = [
             (plain.step(x, y, False), subject.step(x, y, i % REFRESH == 0))
             for i in range(-WARM_UP, samples)
@@ -161,7 +175,10 @@ def _median(steps: list[list[float]]) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", nargs="*", default=list(CASES))
+    parser.add_argument("--networks", nargs="*", default=DEFAULT_CASES)
+    parser.add_argument("--configs", nargs="*", default=list(CONFIGS))
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--name", default="step", help="of the results")
     parser.add_argument("--batches", type=int, nargs="*", default=[128, 256])
     parser.add_argument("--samples", type=int, default=50)
     parser.add_argument("--threads", type=int, default=2)
@@ -171,24 +188,27 @@ def main() -> None:
         row
         for name in arguments.networks
         for batch in arguments.batches
-        for row in measure(name, batch, arguments.samples)
+        for row in measure(name, batch, arguments.samples, arguments.configs, arguments.precision)
     ]
     machine = {
         "processor": platform.machine(),
         "cores": os.cpu_count(),
         "threads": arguments.threads,
+        "precision": arguments.precision,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "step.json").write_text(json.dumps({"rows": rows} | machine, indent=2) + "\n")
+    (RESULTS / f"{arguments.name}.json").write_text(
+        json.dumps({"rows": rows} | machine, indent=2) + "\n"
+    )
     lines = [
         "# The cost of a constrained step",
         "",
         "Written by `benchmarks/step.py`. Time is that of a plain step of the same network; the "
         "parts say what each adds to it (0.5: half a plain step), memory is what the peak of a "
-        f"step gains, in floats a weight. {arguments.threads} threads, torch {torch.__version__}; "
-        "categorical has 9 levels, the others 33.",
+        f"step gains, in floats a weight. {arguments.threads} threads, {arguments.precision}, "
+        f"torch {torch.__version__}; categorical has 9 levels, the others 33.",
         "",
         "| network | batch | relaxation, forward | time | " + " | ".join(PARTS) + " | memory |",
         "|---|---|---|---|" + "---|" * (len(PARTS) + 1),
@@ -199,7 +219,7 @@ def main() -> None:
             f"| {row['network']} | {row['batch']} | {row['config']} | {row['time_ratio']:.2f} | "
             f"{parts} | {row['added_peak_floats_a_weight']:+.2f} |"
         )
-    (RESULTS / "step.md").write_text("\n".join(lines) + "\n")
+    (RESULTS / f"{arguments.name}.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,25 +6,49 @@ import multiprocessing
 from pathlib import Path
 
 from ectorch.experiments.recipe import Recipe
-from ectorch.experiments.training import train
+from ectorch.experiments.training import Progress, train
 
 Run = tuple[Recipe, Path]
 """A recipe, and the folder of its run."""
 
 
-def train_all(runs: list[Run], jobs: int) -> None:
-    """Train what has not ended yet, ``jobs`` at a time; a line each as it ends."""
-    left = [run for run in runs if not (run[1] / "result.json").exists()]
-    print(f"{len(runs)} runs, {len(left)} to do", flush=True)
-    # a process a run: torch's threads are set once in a process
+def train_all(walks: list[list[Run]], jobs: int) -> None:
+    """Train what has not ended yet, ``jobs`` walks at a time; a line each run as it ends.
+
+    Args:
+        walks: runs one after the other: a later one may start from the file of an earlier one.
+    """
+    left = [[run for run in walk if not (run[1] / "result.json").exists()] for walk in walks]
+    left = [walk for walk in left if walk]
+    print(f"{sum(map(len, walks))} runs, {sum(map(len, left))} to do", flush=True)
+    # a process a walk: torch's threads are set once in a process
     with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
-        for done, line in enumerate(pool.imap_unordered(_train, left, chunksize=1), 1):
-            print(f"{done}/{len(left)} {line}", flush=True)
+        for done, _ in enumerate(pool.imap_unordered(_train_walk, left, chunksize=1), 1):
+            if len(left) > 1:
+                print(f"{done}/{len(left)}", flush=True)
 
 
-def _train(run: Run) -> str:
-    result = train(*run)
-    return (
-        f"{run[1].name}: {result['file_bytes']:,} bytes, {result['decoded_error_percent']:.2f} % "
-        f"({result['evaluated_on']}), {result['seconds']:.0f} s"
-    )
+def _train_walk(walk: list[Run]) -> None:
+    for recipe, folder in walk:
+        show = _show_epochs if len(walk) > 1 else _show_nothing
+        result = train(recipe, folder, show)
+        print(
+            f"{folder.name}: {result['file_bytes']:,} bytes, "
+            f"{result['decoded_error_percent']:.2f} % ({result['evaluated_on']}), "
+            f"{result['seconds']:.0f} s",
+            flush=True,
+        )
+
+
+def _show_nothing(progress: Progress) -> None:
+    pass
+
+
+def _show_epochs(progress: Progress) -> None:
+    if progress.step * progress.epochs % progress.steps == 0:
+        rate = f", {progress.size_bytes:,.0f} bytes" if progress.size_bytes else ""
+        print(
+            f"  {progress.stage} {progress.epoch}/{progress.epochs}: loss {progress.loss:.4f}, "
+            f"error {progress.error_percent:.2f} %{rate}",
+            flush=True,
+        )

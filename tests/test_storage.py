@@ -1,8 +1,11 @@
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 import ectorch as ec
 from ectorch.bitstream import DTYPES
@@ -402,3 +405,47 @@ def test_a_slice_decodes_its_own_chunks_only(preset, tmp_path, monkeypatch):
         assert same(file.get_slice("w")[5500:5600], large[5500:5600])
     assert len(decoded) == 1
     assert decoded[0] > 0
+
+
+def trained_a_bit(steps, meter=None):
+    """A small network under a strong penalty, and what the meter said on the way."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 50), nn.ReLU())
+    ec.prepare(net.append(nn.Linear(50, 10)))
+    optimizer = torch.optim.Adam(ec.param_groups(net, lr=4e-3))
+    inputs = torch.randn(512, 64)
+    labels = inputs[:, :10].argmax(1)
+    for step in range(steps):
+        loss = F.cross_entropy(net(inputs), labels) + ec.penalty(net, 0.02, len(inputs))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if meter and step % 20 == 0:
+            before = copy.deepcopy(net.state_dict())
+            size = meter(net)
+            assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+            real = len(ec.save(ec.finalize(copy.deepcopy(net))))
+            yield size, real
+        if step % 60 == 59:
+            ec.remove_dead_units(net, optimizer)
+
+
+def test_the_live_size_is_that_of_the_file():
+    seen = list(trained_a_bit(300, ec.SizeMeter()))
+    assert seen[-1][1] < 0.8 * seen[0][1]
+    for size, real in seen:
+        assert real <= size.total <= 1.01 * real + 64
+        assert sum(size.tensors.values()) < size.total
+
+
+def test_the_live_size_of_a_network_that_cannot_be_traced():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Linear(6, 5)
+
+        def forward(self, x):
+            return self.one(x) if x.sum() > 0 else x
+
+    net = ec.prepare(Branching())
+    assert ec.SizeMeter()(net).total == len(ec.save(net))

@@ -27,11 +27,14 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "config": ("Config",),
-    "control": ("ramp",),
+    "control": ("SizeControl", "ramp"),
+    "fit": ("fit_size",),
     "errors": ("EctorchError", "FormatError"),
-    "network": ("convert", "freeze_symbols", "param_groups", "penalty", "prepare"),
+    "network": ("convert", "finalize", "freeze_symbols", "param_groups", "penalty", "prepare"),
     "norms": ("discretize_norms",),
     "storage": (
+        "FileSize",
+        "SizeMeter",
         "load",
         "load_file",
         "load_model",
@@ -47,9 +50,14 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = [
     "Config",
     "EctorchError",
+    "FileSize",
     "FormatError",
+    "SizeControl",
+    "SizeMeter",
     "convert",
     "discretize_norms",
+    "finalize",
+    "fit_size",
     "freeze_symbols",
     "load",
     "load_file",

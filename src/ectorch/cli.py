@@ -248,8 +248,10 @@ def _measured(progress: Progress) -> str:
     if progress.error_percent is not None:
         images = "held-out" if progress.held_out else "training"
         parts.append(f"{images} error {progress.error_percent:.2f} %")
-    if progress.rate_bytes is not None:
-        parts.append(f"estimate {progress.rate_bytes:,.0f} bytes")
+    if progress.size_bytes is not None:
+        parts.append(f"{progress.size_bytes:,.0f} bytes")
+    if progress.alpha is not None:
+        parts.append(f"alpha {progress.alpha:.3g}")
     if progress.gap_percent is not None:
         parts.append(f"gap {progress.gap_percent:+.2f}")
     return ", ".join(parts)

@@ -1,6 +1,18 @@
-"""How alpha moves while a network trains."""
+"""How alpha moves while a network trains: on a given path, or after a size that is given."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from ectorch.errors import ConfigError
+
+_FIRST_EXCESS = 1.6  # nats by which the size is above its target at the start of the ramp
+_SETTLED = 0.05  # progress from which sizes tell something
+_PROPORTIONAL, _INTEGRAL = 2.0, 60.0  # of log alpha, a nat of excess, the latter a whole training
+_MOST_CHANGE = 0.15  # of log alpha between two observations
+_MOST_EXCESS = 0.5  # that alpha answers to at once
+_MARGIN = 0.006  # above the target, for a trim has to take something
 
 
 def ramp(progress: float, over: float = 0.5, peak: float = 2.5, release: float = 0.3) -> float:
@@ -24,3 +36,67 @@ def ramp(progress: float, over: float = 0.5, peak: float = 2.5, release: float =
     if progress < over + release:
         return peak + (1 - peak) * (progress - over) / release
     return 1.0
+
+
+@dataclass
+class SizeControl:
+    """Finds the alpha that brings a file to a size: give it live sizes, ask it for alpha.
+
+    Dual ascent on log alpha, around `ramp`: the size shall come down along a parabola (in log
+    bytes) that meets the target where the ramp ends, and stay. Sizes of runs at a fixed alpha do
+    so of themselves. What is left in the end is for `ectorch.fit_size`.
+
+    Args:
+        target_bytes: of the whole file.
+        alpha: to start with; low is safe, since weights that die early are lost.
+        over, peak, release: see `ramp`.
+
+    Raises:
+        ConfigError: when target or alpha is not positive.
+
+    >>> control = SizeControl(target_bytes=1000, alpha=0.1)
+    >>> control.alpha_at(0.5)
+    0.25
+    >>> for progress in (0.4, 0.45, 0.5):
+    ...     control.observe(progress, size_bytes=4000)
+    >>> control.alpha_at(0.5) > 0.25
+    True
+    """
+
+    target_bytes: float
+    alpha: float = 0.1
+    over: float = 0.5
+    peak: float = 2.5
+    release: float = 0.3
+    _integral: float = field(default=0.0, init=False)
+    _excess: float = field(default=0.0, init=False)
+    _seen: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("target_bytes", "alpha"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} = {getattr(self, name)!r}: expected more than 0")
+
+    def alpha_at(self, progress: float) -> float:
+        """Alpha for a step after ``progress`` (in [0, 1]) of the training."""
+        found = self.alpha * math.exp(self._integral + _PROPORTIONAL * self._excess)
+        return found * ramp(progress, self.over, self.peak, self.release)
+
+    def observe(self, progress: float, size_bytes: float) -> None:
+        """Take note of the file's size as it would be now, some hundred times a training."""
+        left = max(0.0, 1 - progress / self.over) if self.over else 0.0
+        wanted = math.log(self.target_bytes) + _MARGIN + _FIRST_EXCESS * left**2
+        if progress >= _SETTLED:
+            excess = math.log(size_bytes) - wanted
+            change = _INTEGRAL * excess * (progress - max(self._seen, _SETTLED))
+            self._integral += min(max(change, -_MOST_CHANGE), _MOST_CHANGE)
+            self._excess = min(max(excess, -_MOST_EXCESS), _MOST_EXCESS)
+        self._seen = progress
+
+    def state_dict(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
+        return {name: getattr(self, name) for name in ("_integral", "_excess", "_seen")}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -16,6 +16,7 @@ from ectorch import layers, units
 from ectorch.config import Config
 from ectorch.errors import ConfigError, UnsupportedLayerError
 from ectorch.layers import Constraint
+from ectorch.norms import discretize_norms
 
 _CODEBOOK_LR_SCALE = 0.1  # codebooks that move fast collapse
 
@@ -91,7 +92,7 @@ def param_groups(
     """
     constrained: dict[int, Tensor] = {}
     books: dict[int, Tensor] = {}
-    for module, name, _ in _constrained(model):
+    for module, name, _ in constrained_parameters(model):
         constrained |= {id(t): t for t in layers.variables(module, name).values()}
         log_gaps = module._parameters.get(f"{name}_log_gaps")
         if log_gaps is not None:
@@ -128,7 +129,7 @@ def penalty(model: nn.Module, alpha: float, examples: int, refresh: bool = True)
     Raises:
         ConfigError: when the model has not been prepared.
     """
-    constrained = [*_constrained(model)]
+    constrained = [*constrained_parameters(model)]
     if not constrained:
         raise ConfigError(f"{type(model).__name__} is not prepared: call ectorch.prepare first")
     charged = []
@@ -165,6 +166,27 @@ def convert(model: nn.Module) -> nn.Module:
     return units.restore_shapes(model)
 
 
+def finalize(model: nn.Module, batches: Sequence[Tensor] = (), norm_levels: int = 129) -> nn.Module:
+    """`convert`, then what makes the file smaller without changing what the network computes.
+
+    Batch norms go to grids (`ectorch.discretize_norms`); units that are not read become zeros, and
+    units are sorted (`ectorch.sort_units`) where torch.fx can trace the network. In place.
+
+    Args:
+        batches, norm_levels: see `ectorch.discretize_norms`.
+
+    Returns:
+        ``model``, plain, in eval mode.
+    """
+    discretize_norms(convert(model), batches, norm_levels)
+    try:
+        units.remove_dead_units(model, fold=False)
+        units.sort_units(units.restore_shapes(model))
+    except UnsupportedLayerError:  # not traceable: units stay as they are
+        pass
+    return model.eval()
+
+
 def discrete_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state dict that ``model`` would have after `convert`; the model is left as it is."""
     return _plain_state_dict(model, layers.hard)
@@ -191,7 +213,7 @@ def _plain_state_dict(
     return state
 
 
-def _constrained(model: nn.Module) -> Iterator[tuple[nn.Module, str, Constraint]]:
+def constrained_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str, Constraint]]:
     """Every constrained parameter once, tied ones at their first place."""
     seen: set[int] = set()
     for module in model.modules():

@@ -20,7 +20,9 @@ class _Measured(Exception):  # noqa: N818 - ends a forward pass early
 
 
 @torch.no_grad()
-def discretize_norms(model: nn.Module, batches: Sequence[Tensor], levels: int = 129) -> nn.Module:
+def discretize_norms(
+    model: nn.Module, batches: Sequence[Tensor] = (), levels: int = 129
+) -> nn.Module:
     """Re-estimate the statistics of batch norms and round what they compute to grids, in place.
 
     For a network that is hard: after `ectorch.convert`, before `ectorch.save_file`. Norms are taken
@@ -30,7 +32,8 @@ def discretize_norms(model: nn.Module, batches: Sequence[Tensor], levels: int = 
 
     Args:
         model: plain, with or without batch norms; left in eval mode.
-        batches: inputs of ``model``, a few thousand examples of the training set in all.
+        batches: inputs of ``model``, a few thousand examples of the training set in all; without
+            any, norms keep the statistics that they have.
         levels: of a grid, zero included; at least 3.
 
     Returns:
@@ -39,7 +42,9 @@ def discretize_norms(model: nn.Module, batches: Sequence[Tensor], levels: int = 
     model.eval()
     norm: Any  # its buffers may be None to torch's types
     for norm in _in_order(model, batches):
-        mean, variance = _statistics(model, norm, batches)
+        mean, variance = norm.running_mean.clone(), norm.running_var.clone()
+        if batches:
+            mean, variance = _statistics(model, norm, batches)
         norm.num_batches_tracked.zero_()
         if not norm.affine:
             norm.running_mean.copy_(mean)
@@ -57,10 +62,11 @@ def discretize_norms(model: nn.Module, batches: Sequence[Tensor], levels: int = 
 
 def _in_order(model: nn.Module, batches: Sequence[Tensor]) -> list[_BatchNorm]:
     """Batch norms with running statistics, as one forward pass first meets them."""
-    met: dict[_BatchNorm, None] = {}
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    if norms and batches:
-        _forward(model, batches[0][:1], dict.fromkeys(norms, lambda norm, _: met.setdefault(norm)))
+    if not norms or not batches:
+        return norms
+    met: dict[_BatchNorm, None] = {}
+    _forward(model, batches[0][:1], dict.fromkeys(norms, lambda norm, _: met.setdefault(norm)))
     return list(met)
 
 

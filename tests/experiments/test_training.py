@@ -115,6 +115,17 @@ def test_settings_of_a_stage_that_is_skipped_make_no_other_recipe(finished):
         train(parse_recipe(TABLE | {"reduce": {"epochs": 1}}), out)
 
 
+def test_a_recipe_of_before_a_key_existed_has_its_default(finished, tmp_path):
+    stored = finished[1] | {"recipe": dict(finished[1]["recipe"])}
+    del stored["recipe"]["start"]
+    (tmp_path / "result.json").write_text(json.dumps(stored))
+    assert train(parse_recipe(TABLE), tmp_path) == stored
+    stored["recipe"]["colour"] = 1
+    (tmp_path / "result.json").write_text(json.dumps(stored))
+    with pytest.raises(TrainingError, match="none now: colour: unknown key"):
+        train(parse_recipe(TABLE), tmp_path)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_writes_no_file(tmp_path):
     diverging = TABLE | {"pretrain": {"epochs": 1, "lr": 1e30, "batch": 100}}
     with pytest.raises(TrainingError, match=r"pretrain step \d+: the loss is (nan|inf); lower lr"):
@@ -288,3 +299,55 @@ def test_sgd_has_momentum_and_resumes(tmp_path):
     halves = train(parse_recipe(table), tmp_path / "halves")
     assert halves["predictions_sha256"] == whole["predictions_sha256"]
     assert whole["float_error_percent"] < 30
+
+
+TARGET = TABLE | {
+    "constrain": {"epochs": 6, "batch": 100, "lr": 4e-3, "alpha": 0.02},
+    "finetune": {"epochs": 1, "batch": 100, "lr": 1e-4},
+}
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"target_size": "8KB"}, 8000),
+        ({"target_size": 3000}, 3000),
+        ({"target_ratio": 60.0}, 4 * 266_610 // 60),
+        ({"target_bits_per_weight": 0.2}, 266_610 * 0.2 // 8),
+    ],
+    ids=lambda value: str(value),
+)
+def test_a_file_takes_what_was_asked_for(asked, expected, tmp_path):
+    result = train(parse_recipe(TARGET | asked), tmp_path)
+    assert 0.99 * expected <= result["file_bytes"] <= expected
+    assert result["file_bytes"] == (tmp_path / "model.ect").stat().st_size
+    assert result["decoded_error_percent"] < 20
+
+
+def test_a_run_with_a_target_resumes_to_the_same_bytes(tmp_path):
+    recipe = parse_recipe(TARGET | {"target_size": 5000})
+    train(recipe, tmp_path / "whole")
+    steps = 0
+
+    def count(progress):
+        nonlocal steps
+        steps += 1
+
+    for stop in (40, 71, 125):
+        with pytest.raises(Interrupted):
+            train(recipe, tmp_path / "parts", count, lambda stop=stop: steps == stop)
+    train(recipe, tmp_path / "parts", count)
+    files = [(tmp_path / name / "model.ect").read_bytes() for name in ("whole", "parts")]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("impossible", [80, "800KB"])
+def test_an_impossible_size_is_refused_before_the_constraint(impossible, tmp_path):
+    recipe = parse_recipe(TARGET | {"target_size": impossible})
+    with pytest.raises(RecipeError, match=r"cannot be had: .* from \d+ \(all zeros\) to \d+,\d+"):
+        train(recipe, tmp_path)
+
+
+def test_one_target_is_enough():
+    with pytest.raises(RecipeError, match="target_size and target_ratio: give one"):
+        parse_recipe(TARGET | {"target_size": 5000, "target_ratio": 3.0})

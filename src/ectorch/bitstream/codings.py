@@ -57,11 +57,14 @@ class Surroundings:
     Attributes:
         preset: what to try.
         hints: of a few earlier tensors, by index: (rows,) uint32 nonzeros of each row.
+        layout: of the context coder, which is searched for otherwise; then floats are tried for
+            nothing that has a codebook.
         map: runs the chunks of a tensor, see `ectorch.bitstream.parallel`.
     """
 
     preset: Preset = Preset.SMALL
     hints: Mapping[int, np.ndarray] = field(default_factory=dict)
+    layout: Layout | None = None
     map: Map = map
 
 
@@ -75,7 +78,7 @@ def encode_tensor(tensor: RawTensor, around: Surroundings | None = None) -> tupl
         found = find_levels(tensor.bits, tensor.dtype)
         if found is not None:
             candidates += _encode_symbols(*found, tensor, around)
-        small = around.preset is Preset.SMALL
+        small = around.preset is Preset.SMALL and (around.layout is None or found is None)
         if small:
             candidates.append((Coding.ZSTD, floats.encode_zstd(tensor)))
         if small or found is None:
@@ -114,15 +117,15 @@ def decode_tensor(
     return _decode_whole(coding, payload, dtype, count, what)[items.start : items.stop]
 
 
-def hint_of(
+def layout_of(
     coding: Coding, payload: bytes, dtype: str, shape: Sequence[int], what: str
-) -> int | None:
-    """The index of the earlier tensor that `decode_tensor` will ask for, if any."""
+) -> Layout | None:
+    """The context coder's layout; its hint is the earlier tensor that `decode_tensor` asks for."""
     if coding != Coding.CONTEXT:
         return None
     cursor = Cursor(payload, what)
     decode_levels(cursor, dtype, math.prod(shape))
-    return context.hint_of(cursor)
+    return context.layout_of(cursor)
 
 
 def count_nonzeros(bits: Bits, shape: Sequence[int]) -> np.ndarray:
@@ -171,7 +174,7 @@ def _encode_symbols(
         return
     alphabet = Alphabet(many, levels.zero)
     if around.preset is Preset.SMALL:
-        layout = context.search(symbols, tensor.shape, alphabet, around.hints)
+        layout = around.layout or context.search(symbols, tensor.shape, alphabet, around.hints)
     else:
         layout = Layout(live=True, light=True)
         if not _is_worth(symbols, tensor.shape, alphabet, layout):

@@ -24,6 +24,7 @@ from ectorch.bitstream.codings import (
     encode_tensor,
     estimate_bits,
 )
+from ectorch.bitstream.context import Layout
 from ectorch.bitstream.index import Entry, encode_header, place
 from ectorch.bitstream.parallel import Workers
 from ectorch.bitstream.tensor import RawTensor
@@ -56,9 +57,24 @@ def encode_file(
     Raises:
         ConfigError: for another preset.
     """
+    return encode_tensors(tensors, metadata or {}, _parse_preset(preset), threads)[1]
+
+
+def encode_tensors(
+    tensors: Mapping[str, RawTensor],
+    metadata: Mapping[str, str],
+    preset: Preset,
+    threads: int | None,
+    layouts: Mapping[str, Layout] | None = None,
+) -> tuple[list[tuple[Entry, bytes]], bytes]:
+    """Entries with their payloads, and the file.
+
+    Args:
+        layouts: of tensors by name, instead of a search.
+    """
     sources = list(_sorted_with_aliases(tensors))
     with workers_for(threads, sum(tensor.bits.nbytes for tensor in tensors.values())) as workers:
-        coded = _encode_all(sources, _parse_preset(preset), workers)
+        coded = _encode_all(sources, preset, workers, layouts or {})
     entries = [
         Entry(name, tensor.dtype, tensor.shape, coding, len(payload), alias_of=source)
         for (name, tensor, source), (coding, payload) in zip(sources, coded, strict=True)
@@ -68,9 +84,10 @@ def encode_file(
     for entry, (_, payload) in zip(placed, coded, strict=True):
         if entry.alias_of is None:
             blocks.setdefault(entry.block, bytearray()).extend(payload)
-    head = _head(encode_header(placed, metadata or {}))
+    head = _head(encode_header(placed, metadata))
     parts: list[bytes | bytearray] = [head, *blocks.values()]
-    return b"".join(part + crc(part) for part in parts)
+    payloads = [payload for _, payload in coded]
+    return [*zip(placed, payloads, strict=True)], b"".join(part + crc(part) for part in parts)
 
 
 def estimate_file_bits(
@@ -118,20 +135,22 @@ def _parse_preset(preset: str) -> Preset:
 
 
 def _encode_all(
-    sources: list[_Source], preset: Preset, workers: Workers
+    sources: list[_Source], preset: Preset, workers: Workers, layouts: Mapping[str, Layout]
 ) -> list[tuple[Coding, bytes]]:
     """Coding and payload of each tensor: small ones at once, then chunks of a large one at once."""
     coded: dict[int, Future[tuple[Coding, bytes]]] = {}
     others: dict[int, tuple[Coding, bytes]] = {}
-    for at, (_, tensor, source) in enumerate(sources):
+    for at, (name, tensor, source) in enumerate(sources):
         if source is None and tensor.bits.nbytes < LARGE_BYTES:
-            around = Surroundings(preset, _hints(sources, at) if preset is Preset.SMALL else {})
+            hints = _hints(sources, at) if preset is Preset.SMALL else {}
+            around = Surroundings(preset, hints, layouts.get(name))
             coded[at] = workers.submit(partial(encode_tensor, tensor, around))
-    for at, (_, tensor, source) in enumerate(sources):
+    for at, (name, tensor, source) in enumerate(sources):
         if source is not None:
             others[at] = Coding.ALIAS, b""
         elif at not in coded:
-            others[at] = encode_tensor(tensor, Surroundings(preset, map=workers.map))
+            around = Surroundings(preset, layout=layouts.get(name), map=workers.map)
+            others[at] = encode_tensor(tensor, around)
     return [others[at] if at in others else coded[at].result() for at in range(len(sources))]
 
 

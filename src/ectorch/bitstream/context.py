@@ -106,9 +106,9 @@ def fits(rows: int, columns: int) -> bool:
     return 1 < rows <= columns and columns % rows == 0
 
 
-def hint_of(payload: Cursor) -> int | None:
-    """Which earlier tensor has to be known, from a payload after its codebook."""
-    return _decode_layout(payload).hint
+def layout_of(payload: Cursor) -> Layout:
+    """The layout of a payload, from what follows its codebook."""
+    return _decode_layout(payload)
 
 
 def encode(

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ectorch.bitstream.codings import Coding, count_nonzeros, decode_tensor, hint_of
+from ectorch.bitstream.codings import Coding, count_nonzeros, decode_tensor, layout_of
 from ectorch.bitstream.container import (
     CRC_BYTES,
     LARGE_BYTES,
@@ -166,9 +166,10 @@ class Reader:
         if entry.coding != Coding.CONTEXT:  # spares the payload
             return None
         what = f"{self._what}: {entry.name}"
-        hint = hint_of(entry.coding, self.payload(entry.name), entry.dtype, entry.shape, what)
-        if hint is None:
+        layout = layout_of(entry.coding, self.payload(entry.name), entry.dtype, entry.shape, what)
+        if layout is None or layout.hint is None:
             return None
+        hint = layout.hint
         if hint >= self._index[entry.name] or self._by_index[hint].alias_of is not None:
             raise FormatError(f"{what}: coded with the tensor {hint}, which is no earlier one")
         return hint

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ectorch.config import Config
 from ectorch.errors import ConfigError, RecipeError
@@ -25,6 +25,8 @@ else:
 _STRICT = ConfigDict(extra="forbid", strict=True)  # as JSON: a table may be a dataclass
 _Count = Annotated[int, Field(ge=0)]
 _Positive = Annotated[float, Field(gt=0)]
+_Bytes = Annotated[int, BeforeValidator(lambda value: int(_parse_bytes(value))), Field(gt=0)]
+_parse_bytes = TypeAdapter(ByteSize).validate_python
 _Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -53,7 +55,8 @@ class ConstrainStage(Stage):
     """Training under the penalty.
 
     Attributes:
-        alpha: of the penalty, no unit; 1 is the two-part MDL code.
+        alpha: of the penalty, no unit; 1 is the two-part MDL code. With a target it is where the
+            search starts.
         ramp: share of the stage over which alpha rises from 0, to ``peak`` times its value.
         release: share of the stage over which it then comes down to its value.
         refresh: steps between counts of the levels, see `ectorch.penalty`.
@@ -97,6 +100,10 @@ class Recipe:
         augment: random maps of the training images, in every stage.
         precision: "bfloat16" computes products in it while training (autocast) and for what the
             progress shows; weights, penalty and the evaluation of the file stay float32.
+        target_size: bytes of the file, as 6000 or "6KB": it becomes no larger, and at most 1 %
+            smaller; alpha is found while training.
+        target_ratio: the same, as float bytes over bytes of the file.
+        target_bits_per_weight: the same, as bits of the file over parameters.
         norm_levels: of the grids of batch norms in the file, see `ectorch.discretize_norms`.
     """
 
@@ -111,6 +118,9 @@ class Recipe:
     augment: Augment = field(default_factory=Augment)
     seed: _Count = 0
     start: str = ""
+    target_size: _Bytes | None = None
+    target_ratio: _Positive | None = None
+    target_bits_per_weight: _Positive | None = None
     norm_levels: Annotated[int, Field(ge=3)] = 129
     threads: Annotated[int, Field(ge=1)] = 2
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -161,6 +171,9 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
     ):
         if value not in known:
             raise RecipeError(f"{key}: {value!r} is unknown, known: {', '.join(known)}")
+    targets = ("target_size", "target_ratio", "target_bits_per_weight")
+    if len(given := [key for key in targets if getattr(recipe, key) is not None]) > 1:
+        raise RecipeError(f"{' and '.join(given)}: give one of them")
     known_fields = {f.name for f in fields(Config)}
     for name, stage in (("reduce", recipe.reduce), ("constrain", recipe.constrain)):
         if strange := sorted(set(stage.config) - known_fields):

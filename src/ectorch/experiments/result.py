@@ -14,14 +14,12 @@ from torch import Tensor, nn
 
 import ectorch
 from ectorch.bitstream import write_atomic
-from ectorch.errors import MismatchError, TrainingError
+from ectorch.errors import MismatchError, RecipeError, TrainingError
 from ectorch.experiments.data import Split
 from ectorch.experiments.evaluation import evaluate
 from ectorch.experiments.networks import NETWORKS
-from ectorch.experiments.recipe import Recipe
-from ectorch.network import convert
-from ectorch.storage import load_model, rate_bits, save_file
-from ectorch.units import remove_dead_units, sort_units
+from ectorch.experiments.recipe import Recipe, parse_recipe
+from ectorch.storage import load_model, save_file
 
 MODEL_FILE = "model.ect"
 RESULT_FILE = "result.json"
@@ -33,6 +31,10 @@ _LOGGED = ("evaluated_on", "file_bytes", "decoded_error_percent", "seed")
 
 def check_same_recipe(stored: dict[str, Any], recipe: Recipe, out: Path) -> None:
     mine = json.loads(json.dumps(recipe.as_dict()))
+    try:  # a recipe of before a key existed has its default
+        stored = json.loads(json.dumps(parse_recipe(stored).as_dict()))
+    except RecipeError as error:
+        raise TrainingError(f"{out} holds a run of a recipe that is none now: {error}") from error
     different = [
         key
         for key in mine
@@ -68,20 +70,20 @@ def finish(
     training_images: Split,
     out: Path,
     epochs: list[dict[str, Any]],
+    estimate_bytes: float,
     seconds: float,
 ) -> dict[str, Any]:
-    """Convert ``model``, sort its units, write, read back, compare bits, evaluate the decoded one.
+    """Write ``model``, read it back, compare bits, evaluate the decoded one.
 
     Args:
+        model: finalized.
         unseen: the test set; or the held-out images where the recipe keeps some to choose with,
             so that choosing never sees the test set.
+        estimate_bytes: live size of the network before it was finalized.
 
     Returns:
         the result, which is on disk with the log of ``epochs`` and of this one evaluation.
     """
-    remove_dead_units(model, fold=False)  # what they still hold is of no use, and costs bytes
-    sort_units(convert(model)).eval()
-    estimate_bits = rate_bits(model)
     path = out / MODEL_FILE
     save_file(model, path)
     decoded = load_model(NETWORKS[recipe.network](), path).eval()
@@ -108,7 +110,7 @@ def finish(
         "decoded_error_percent": test.error_percent,
         "nonzeros": sum(int(t.count_nonzero()) for t in tensors),
         "parameters": parameters,
-        "estimate_bytes": estimate_bits / 8,
+        "estimate_bytes": estimate_bytes,
         "labels_bytes": labels_bits / 8,
         "mdl_bytes": labels_bits / 8 + file_bytes,
         "predictions_sha256": test.predictions_sha256,

@@ -24,16 +24,17 @@ from ectorch.experiments.evaluation import channels_last, evaluate, pixels
 from ectorch.experiments.networks import NETWORKS, check_images
 from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
 from ectorch.experiments.result import FLOAT_FILE, check_same_recipe, finish, finished
+from ectorch.experiments.target import SizeTarget, target_bytes
 from ectorch.network import (
     convert,
+    finalize,
     freeze_symbols,
     mean_state_dict,
     param_groups,
     penalty,
     prepare,
 )
-from ectorch.norms import discretize_norms
-from ectorch.storage import load_model, rate_bits
+from ectorch.storage import SizeMeter, load_model
 from ectorch.units import fit_shapes, remove_dead_units
 
 STAGES = ("pretrain", "reduce", "constrain", "finetune")
@@ -55,7 +56,8 @@ class Progress:
         loss: mean cross-entropy of the epoch so far, nats.
         error_percent: of the hard network on held-out images (``held_out``), or else on training
             images; None before the first epoch has ended.
-        rate_bytes: estimated file size of the hard network; None while it is float.
+        size_bytes: what the file would take now; None while the network is float.
+        alpha: of the last step; None while the network is float.
         gap_percent: error of the soft network (expected weights) minus that of the hard one.
     """
 
@@ -67,8 +69,9 @@ class Progress:
     loss: float
     held_out: bool
     error_percent: float | None = None
-    rate_bytes: float | None = None
+    size_bytes: float | None = None
     gap_percent: float | None = None
+    alpha: float | None = None
 
 
 @dataclass
@@ -80,6 +83,7 @@ class _State:
     seconds: float = 0.0
     epochs: list[dict[str, Any]] = field(default_factory=list)
     loss_sum: float = 0.0
+    alpha: float = 0.0
     loss_steps: int = 0
 
 
@@ -99,7 +103,8 @@ def train(
 
     Raises:
         DataError: when the data cannot be had.
-        RecipeError: when the network to start from cannot be had.
+        RecipeError: when the network to start from cannot be had, or no file of it can have the
+            size that is asked for: what sizes can be had.
         MismatchError: when the network cannot take its images.
         TrainingError: when the loss is not finite, or ``out`` holds a run of another recipe.
         Interrupted: when ``should_stop`` said so.
@@ -116,7 +121,16 @@ def train(
     run = _Run(recipe, data, out, on_progress, should_stop)
     run.go()
     unseen = run.monitored if run.held_out else data.test
-    result = finish(recipe, run.model, unseen, run.images, out, run.state.epochs, run.seconds())
+    result = finish(
+        recipe,
+        run.model,
+        unseen,
+        run.images,
+        out,
+        run.state.epochs,
+        run.estimate_bytes,
+        run.seconds(),
+    )
     run.checkpoint.unlink(missing_ok=True)
     return result
 
@@ -144,6 +158,10 @@ class _Run:
         self.model: nn.Module = NETWORKS[recipe.network]()
         self.optimizer: torch.optim.Optimizer | None = None
         self.state = _State()
+        self.meter = SizeMeter(threads=recipe.threads)
+        asks = target_bytes(recipe, self.model)
+        self.target = SizeTarget(recipe, self.model, self.meter) if asks else None
+        self.estimate_bytes = math.nan
         self.checkpoint = out / "checkpoint.pt"
         self._shuffled: tuple[tuple[int, int, int], Tensor] | None = None
         self._started = time.monotonic()
@@ -166,16 +184,28 @@ class _Run:
                 self._reshape()
                 self.optimizer = self._make_optimizer()
             self._train_stage()
+            if self.target and self.stage is self.recipe.constrain:
+                self.target.fit(self.model, self.optimizer, self._finalize)
             self.state.stage, self.state.step, self.optimizer = self.state.stage + 1, 0, None
-        convert(self.model)
-        batches = [*torch.split(pixels(self.images.images[:_MEASURED]), 1000)]
-        discretize_norms(self.model, batches, self.recipe.norm_levels)
+        self.estimate_bytes = self.meter(self.model).total
+        if self.target:  # fine-tuning may have changed it
+            self.target.fit(self.model, None, self._finalize)
+        self._finalize(self.model)
+
+    def _finalize(self, model: nn.Module) -> nn.Module:
+        # statistics that batch norms gathered from noisy weights are wrong for the hard ones
+        batches = torch.split(pixels(self.images.images[:_MEASURED]), 1000)
+        return finalize(model, batches, self.recipe.norm_levels)
 
     def _reshape(self) -> None:
         """Turn the network into what the present stage trains."""
         stage = self.stage
         if isinstance(stage, ConstrainStage) and (stage.epochs or stage is self.recipe.constrain):
-            prepare(convert(self.model), stage.make_config())
+            config = stage.make_config()
+            convert(self.model)
+            if self.target and stage is self.recipe.constrain:
+                config = self.target.with_room(self.model, config)
+            prepare(self.model, config)
             if self.recipe.start and stage.remove_dead:
                 remove_dead_units(self.model)
         elif STAGES[self.state.stage] == "finetune" and stage.epochs:
@@ -200,7 +230,7 @@ class _Run:
             if batch == 0:
                 state.loss_sum, state.loss_steps = 0.0, 0
             chosen = self._order(epoch)[batch * stage.batch : (batch + 1) * stage.batch]
-            self._step(self.images[chosen], state.step / (stage.epochs * batches))
+            self._step(self.images[chosen], stage.epochs * batches)
             state.step += 1
             if state.step % batches == 0:
                 self._end_epoch(epoch)
@@ -228,8 +258,8 @@ class _Run:
             self._shuffled = key, torch.randperm(len(self.images), generator=generator)
         return self._shuffled[1]
 
-    def _step(self, batch: Split, progress: float) -> None:
-        stage, optimizer = self.stage, self.optimizer
+    def _step(self, batch: Split, steps: int) -> None:
+        stage, optimizer, progress = self.stage, self.optimizer, self.state.step / steps
         assert optimizer is not None
         for group in optimizer.param_groups:
             group["lr"] = group.setdefault("full_lr", group["lr"]) * _lr_share(progress, stage)
@@ -241,6 +271,9 @@ class _Run:
         objective = loss
         if isinstance(stage, ConstrainStage):
             alpha = stage.alpha * ramp(progress, stage.ramp, stage.peak, stage.release)
+            if self.target and stage is self.recipe.constrain:
+                alpha = self.target.alpha(self.model, self.state.step, steps)
+            self.state.alpha = alpha
             refresh = self.state.step % stage.refresh == 0
             objective = loss + penalty(self.model, alpha, len(self.images), refresh)
         value = objective.item()
@@ -274,7 +307,8 @@ class _Run:
             "loss": self.state.loss_sum / self.state.loss_steps,
             "held_out": self.held_out,
             "error_percent": hard,
-            "rate_bytes": rate_bits(self.model) / 8 if constrained else None,
+            "size_bytes": self.meter(self.model).total if constrained else None,
+            "alpha": self.state.alpha if constrained else None,
             "gap_percent": soft - hard if constrained else None,
         }
         self.state.epochs.append(record)
@@ -291,8 +325,9 @@ class _Run:
                 state.loss_sum / state.loss_steps,
                 self.held_out,
                 last.get("error_percent"),
-                last.get("rate_bytes"),
+                last.get("size_bytes"),
                 last.get("gap_percent"),
+                last.get("alpha"),
             )
         )
 
@@ -312,6 +347,8 @@ class _Run:
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "random": torch.get_rng_state(),
+                "meter": self.meter.state_dict(),
+                "control": self.target.control.state_dict() if self.target else {},
             },
             partial,
         )
@@ -331,6 +368,9 @@ class _Run:
         self.optimizer = self._make_optimizer()
         self.optimizer.load_state_dict(saved["optimizer"])
         torch.set_rng_state(saved["random"])
+        self.meter.load_state_dict(saved["meter"])
+        if self.target:
+            self.target.control.load_state_dict(saved["control"])
 
 
 def _load(model: nn.Module, path: Path) -> None:

@@ -1,0 +1,107 @@
+"""Training toward a file of a given size: room at the start, control, a fit at the end."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from ectorch.config import Config
+from ectorch.control import SizeControl
+from ectorch.errors import RecipeError
+from ectorch.experiments.recipe import Recipe
+from ectorch.fit import fit_size
+from ectorch.network import prepare
+from ectorch.storage import SizeMeter, save
+
+_OBSERVATIONS = 200  # of the size, in a training
+_LEAST_STEPS = 4  # from one to the next
+_ROOM = 2.0  # times the target that a network takes at first
+_FINER = 1.5
+_LEAST_SHARE = 0.99  # of the target that a file takes
+_FITS = 6
+
+
+class SizeTarget:
+    """What a recipe with a target adds to its training.
+
+    Attributes:
+        bytes: of the file, at most.
+        control: finds alpha.
+    """
+
+    def __init__(self, recipe: Recipe, model: nn.Module, meter: SizeMeter) -> None:
+        self.bytes = target_bytes(recipe, model)
+        self._meter = meter
+        stage = recipe.constrain
+        self.control = SizeControl(self.bytes, stage.alpha, stage.ramp, stage.peak, stage.release)
+
+    def with_room(self, model: nn.Module, config: Config) -> Config:
+        """``config`` with a grid so fine that the file of the plain ``model`` starts above target.
+
+        Raises:
+            RecipeError: when no file of the network has that size: which sizes there are.
+        """
+
+        def start_bytes(reach: float) -> int:
+            trial = prepare(copy.deepcopy(model), replace(config, reach=reach))
+            return SizeMeter()(trial).total
+
+        zeros = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
+        finest = (config.levels - 1) / 2
+        least, most = len(save(zeros)), start_bytes(finest)
+        if not least <= self.bytes <= most:
+            raise RecipeError(
+                f"a file of {self.bytes:,} bytes cannot be had: the network takes from {least:,} "
+                f"(all zeros) to {most:,} ({config.levels} levels)"
+            )
+        reach = min(config.reach, finest)
+        while start_bytes(reach) < min(_ROOM * self.bytes, most):
+            reach = min(reach * _FINER, finest)
+        return replace(config, reach=reach)
+
+    def alpha(self, model: nn.Module, step: int, steps: int) -> float:
+        """Alpha of a step, after a look at the size where one is due."""
+        if step % max(_LEAST_STEPS, steps // _OBSERVATIONS) == 0:
+            self.control.observe(step / steps, self._meter(model).total)
+        return self.control.alpha_at(step / steps)
+
+    def fit(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        finalize: Callable[[nn.Module], nn.Module],
+    ) -> None:
+        """Freeze the symbols of the prepared ``model`` so that its finalized file has its size."""
+
+        def written() -> int:
+            return len(save(finalize(copy.deepcopy(model))))
+
+        if self._is_met(written()):
+            return
+        states = optimizer.state if optimizer is not None else {}
+        importance = {p: s["exp_avg_sq"] for p, s in states.items() if "exp_avg_sq" in s}
+        aim = self.bytes
+        for _ in range(_FITS):
+            fit_size(model, aim, importance, lambda network: self._meter(network).total)
+            size = written()
+            if self._is_met(size):
+                return
+            # what is measured is a little off what is written
+            aim += int((1 + _LEAST_SHARE) / 2 * self.bytes) - size
+
+    def _is_met(self, size_bytes: int) -> bool:
+        return _LEAST_SHARE * self.bytes <= size_bytes <= self.bytes
+
+
+def target_bytes(recipe: Recipe, model: nn.Module) -> int:
+    """The size that ``recipe`` asks for in one way or another; 0 if it asks for none."""
+    numbers = sum(tensor.numel() for tensor in model.state_dict().values())
+    if recipe.target_ratio is not None:
+        return int(4 * numbers / recipe.target_ratio)
+    if recipe.target_bits_per_weight is not None:
+        return int(recipe.target_bits_per_weight * numbers / 8)
+    return int(recipe.target_size or 0)
