@@ -1,5 +1,7 @@
 import json
+import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -185,3 +187,68 @@ def test_decompressed_tensors_are_bit_equal(run, model, tmp_path):
     assert plain.keys() == stored.keys()
     assert all(torch.equal(plain[name], stored[name]) for name in plain)
     save_safetensors(plain, tmp_path / "copy.safetensors")
+
+
+def test_a_size_may_be_asked_for(run, recipe, tmp_path):
+    recipe.write_text(RECIPE.replace("epochs = 1", "epochs = 3"))
+    out = tmp_path / "run"
+    assert run("train", recipe, "--out", out, "--target-size", "9KB")[0] == 0
+    assert 8910 <= (out / "model.ect").stat().st_size <= 9000
+    other = tmp_path / "other"
+    assert_one_clear_line(run("train", recipe, "--out", other, "--target-size", "9 parsecs"), "parsecs")
+    assert_one_clear_line(run("train", recipe, "--out", other, "--target-size", "50"), "takes from")
+
+
+def test_sweep_traces_a_curve_and_goes_on_where_it_was_killed(run, recipe, tmp_path):
+    recipe.write_text(RECIPE.replace("epochs = 1", "epochs = 4"))
+    command = ["sweep", recipe, "--points", "3", "--holdout", "200"]
+    code, text, _ = run(*command, "--out", tmp_path / "whole")
+    assert code == 0
+    results = json.loads((tmp_path / "whole/sweep.json").read_text())
+    assert [r["point"] for r in results] == ["point-1", "point-2", "point-3"]
+    assert [r["alpha"] for r in results] == pytest.approx([0.25, 1.0, 4.0])
+    assert [r["recipe"]["constrain"]["epochs"] for r in results] == [4, 1, 1]
+    sizes = [r["file_bytes"] for r in results]
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(f"{size:,}" in text for size in sizes)
+    assert all(r["evaluated_on"] == "held-out" for r in results)
+    assert (tmp_path / "whole/curve.png").read_bytes().startswith(b"\x89PNG")
+
+    program = "import sys; from ectorch.cli import main; sys.argv[0] = 'ectorch'; main()"
+    arguments = [sys.executable, "-c", program, *map(str, command), "--out", "halves"]
+    with subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL) as killed:
+        while not (tmp_path / "halves/point-1/result.json").exists():
+            time.sleep(0.01)
+        killed.kill()
+    assert not (tmp_path / "halves/point-3/result.json").exists()
+    assert subprocess.run(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL).returncode == 0
+    for point in ("point-1", "point-2", "point-3"):
+        files = [
+            (tmp_path / name / point / "model.ect").read_bytes() for name in ("whole", "halves")
+        ]
+        assert files[0] == files[1]
+
+
+def test_sweep_refuses_what_is_no_curve(run, recipe, tmp_path):
+    out = tmp_path / "out"
+    assert_one_clear_line(run("sweep", recipe, "--points", "1", "--out", out), "1 points")
+    recipe.write_text("target_size = 5000\n" + RECIPE)
+    assert_one_clear_line(run("sweep", recipe, "--out", out), "has a target")
+
+
+def test_compare_shows_files_side_by_side(run, model, tmp_path):
+    other = {"a.weight": torch.zeros(40, 50), "b.weight": torch.ones(3, 3)}
+    save_safetensors(other, tmp_path / "other.safetensors")
+    code, text, _ = run("compare", model, tmp_path / "other.safetensors")
+    assert code == 0
+    rows = {
+        line.split("│")[1].strip(): line.split("│")[2:-1]
+        for line in text.splitlines()
+        if "│" in line
+    }
+    weight = [cell.strip() for cell in rows["a.weight"]]
+    with ec.safe_open(model) as stored:
+        assert weight[:2] == [str(stored.get_entry("a.weight").size_bytes), "3"]
+    assert weight[3:] == ["8,000", "1", "0"]
+    assert [cell.strip() for cell in rows["b.weight"]] == ["", "", "", "36", "1", "9"]
+    assert rows["file"][0].strip() == f"{model.stat().st_size:,}"

@@ -1,4 +1,4 @@
-"""The command line: ``ectorch train | compress | decompress | inspect | eval | verify``."""
+"""The command line: ``ectorch train | sweep | compress | decompress | inspect | ...``."""
 
 from __future__ import annotations
 
@@ -57,8 +57,18 @@ def train(
     seed: Annotated[int | None, typer.Option(help="another seed than the recipe's")] = None,
     alpha: Annotated[float | None, typer.Option(help="another alpha than the recipe's")] = None,
     holdout: Annotated[int | None, typer.Option(help="training images to choose with")] = None,
+    start: Annotated[Path | None, typer.Option(help="file of the network to start from")] = None,
+    target_size: Annotated[
+        str | None, typer.Option(help="bytes that the file may take, as 6000 or 6KB")
+    ] = None,
+    target_ratio: Annotated[float | None, typer.Option(help="float bytes over file bytes")] = None,
+    target_bits_per_weight: Annotated[
+        float | None, typer.Option(help="bits of the file over parameters")
+    ] = None,
 ) -> None:
     """Train a recipe, write OUT/model.ect, evaluate the decoded network, draw OUT/report.png.
+
+    With a target alpha is found while training, and the file is at most 1 % smaller.
 
     Interrupt with Ctrl-C; the same command goes on where it stopped.
     """
@@ -69,7 +79,16 @@ def train(
     from ectorch.report.plots import plot_run
     from ectorch.report.tables import result_table
 
-    given = {"data": data, "seed": seed, "holdout": holdout, "constrain.alpha": alpha}
+    given = {
+        "data": data,
+        "seed": seed,
+        "holdout": holdout,
+        "constrain.alpha": alpha,
+        "start": None if start is None else str(start),
+        "target_size": target_size,
+        "target_ratio": target_ratio,
+        "target_bits_per_weight": target_bits_per_weight,
+    }
     changes = {key: value for key, value in given.items() if value is not None}
     chosen = read_recipe(recipe, changes)
     folder = out or Path("runs") / chosen.name
@@ -83,6 +102,39 @@ def train(
     plot_run(folder / MODEL_FILE, _numpy_tensors(folder / FLOAT_FILE), result, picture)
     _tables.print(result_table(result))
     typer.echo(f"file    {folder / MODEL_FILE}\npicture {picture}")
+
+
+@app.command("sweep")
+def sweep_recipe(
+    recipe: Annotated[Path, typer.Argument(help="a recipe (TOML)", show_default=False)],
+    points: Annotated[int, typer.Option(help="of the curve")] = 8,
+    span: Annotated[float, typer.Option(help="highest alpha over lowest")] = 16.0,
+    data: Annotated[str | None, typer.Option(help="another data set than the recipe's")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder; runs/NAME-sweep if absent")] = None,
+    holdout: Annotated[int, typer.Option(help="training images that tell the errors")] = 5000,
+) -> None:
+    """Trace bytes against error: each point goes on from the one before; draw OUT/curve.png.
+
+    Interrupt with Ctrl-C; the same command goes on where it stopped.
+    """
+    from ectorch.experiments.recipe import read_recipe
+    from ectorch.experiments.sweep import sweep
+    from ectorch.experiments.training import Interrupted
+    from ectorch.report.plots import plot_curve
+    from ectorch.report.tables import curve_table
+
+    changes = {"holdout": holdout} | ({} if data is None else {"data": data})
+    chosen = read_recipe(recipe, changes)
+    folder = out or Path("runs") / f"{chosen.name}-sweep"
+    try:
+        with _stop_on_signal() as should_stop, _progress_bar() as show:
+            results = sweep(chosen, folder, points, span, show.of_point, should_stop)
+    except Interrupted:
+        typer.echo(f"stopped; the same command goes on in {folder}")
+        raise typer.Exit(130) from None
+    plot_curve(results, folder / "curve.png")
+    _tables.print(curve_table(results))
+    typer.echo(f"files   {folder}\npicture {folder / 'curve.png'}")
 
 
 @app.command()
@@ -129,6 +181,29 @@ def inspect(source: EctFile, max_decoded_bytes: MaxDecoded = DEFAULT_MAX_DECODED
         _tables.print(inspect_table(reader))
         for key, value in reader.metadata.items():
             typer.echo(f"{key} = {value}")
+
+
+@app.command()
+def compare(
+    sources: Annotated[list[Path], typer.Argument(help=".ect, .safetensors or .pt files")],
+    max_decoded_bytes: MaxDecoded = DEFAULT_MAX_DECODED_BYTES,
+) -> None:
+    """Show networks side by side: bytes, levels and nonzeros of every tensor, and the totals."""
+    from ectorch.report.tables import Stored, compare_table
+    from ectorch.storage import load_file
+
+    files = []
+    for source in sources:
+        if source.suffix == ".ect":
+            with Reader(source, max_decoded_bytes) as reader:
+                sizes = {entry.name: entry.size_bytes for entry in reader}
+            tensors = load_file(source, max_decoded_bytes)
+        else:
+            tensors = _read_tensors(source)[0]
+            sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
+        arrays = {name: tensor.float().numpy() for name, tensor in tensors.items()}
+        files.append(Stored(str(source), source.stat().st_size, sizes, arrays))
+    _tables.print(compare_table(files))
 
 
 @app.command("eval")
@@ -199,7 +274,7 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _progress_bar() -> Iterator[Callable[[Progress], None]]:
+def _progress_bar() -> Iterator[_Shower]:
     """Loss, error, estimated bytes and soft-to-hard gap, a bar a stage; plain lines in a log."""
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -225,18 +300,24 @@ class _Shower:
         self._tasks: dict[str, Any] = {}
 
     def __call__(self, progress: Progress) -> None:
+        self._show(progress.stage, progress)
+
+    def of_point(self, point: str, progress: Progress) -> None:
+        self._show(f"{point} {progress.stage}", progress)
+
+    def _show(self, what: str, progress: Progress) -> None:
         epoch = f"{progress.epoch}/{progress.epochs}"
         ended = progress.step * progress.epochs % progress.steps == 0
         if self._bar.disable:
             if ended:
-                typer.echo(f"{progress.stage} epoch {epoch} {_measured(progress)}")
+                typer.echo(f"{what} epoch {epoch} {_measured(progress)}")
             return
-        if progress.stage not in self._tasks:
-            self._tasks[progress.stage] = self._bar.add_task(
-                progress.stage, total=progress.steps, epoch=epoch, measured=""
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(
+                what, total=progress.steps, epoch=epoch, measured=""
             )
         self._bar.update(
-            self._tasks[progress.stage],
+            self._tasks[what],
             completed=progress.step,
             epoch=epoch,
             measured=_measured(progress),

@@ -1,4 +1,4 @@
-"""The picture of one run: weights before and after on the codebook, and where the bytes went."""
+"""Pictures: a run (weights before and after, where the bytes went), and a curve of runs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import StrMethodFormatter
 
 from ectorch.bitstream import Reader, load_file
 
 _BINS = 121
+_MOST_PANELS = 5  # matrices, the largest
+_MOST_BARS = 16
 _BEFORE, _AFTER, _OTHER = "#9aa5b1", "#c2410c", "#1d4ed8"
 
 
@@ -31,6 +34,9 @@ def plot_run(
     """
     after = load_file(model)
     matrices = [name for name, value in after.items() if value.ndim > 1]
+    if len(matrices) > _MOST_PANELS:
+        largest = sorted(matrices, key=lambda name: -after[name].size)[:_MOST_PANELS]
+        matrices = [name for name in matrices if name in largest]
     figure, axes = plt.subplots(
         1, len(matrices) + 1, figsize=(3.6 * (len(matrices) + 1), 3.6), layout="constrained"
     )
@@ -45,6 +51,28 @@ def plot_run(
         f"{result['file_bytes']:,} bytes (x{result['ratio']:.0f}), {result['evaluated_on']} error "
         f"{result['float_error_percent']:.2f} % to {result['decoded_error_percent']:.2f} %"
     )
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def plot_curve(results: list[dict[str, Any]], path: Path) -> None:
+    """Draw ``path`` (a PNG): bytes against error of runs, each with its alpha."""
+    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    sizes = [result["file_bytes"] for result in results]
+    errors = [result["decoded_error_percent"] for result in results]
+    axis.plot(sizes, errors, "o-", color=_OTHER)
+    for result, size, error in zip(results, sizes, errors, strict=True):
+        text = f"alpha {result['alpha']:.2g}"
+        axis.annotate(text, (size, error), (4, 4), textcoords="offset points", fontsize=8)
+    first = results[0]
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.xaxis.set_minor_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.tick_params(axis="x", which="both", labelsize=8)
+    axis.set_xlabel("bytes of the file")
+    axis.set_ylabel(f"{first['evaluated_on']} error, % (decoded)")
+    axis.set_title(f"{first['name']} on {first['data']}", fontsize=10)
+    axis.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -67,6 +95,10 @@ def _draw_bytes(axis: Axes, reader: Reader) -> None:
     sizes = {entry.name: entry.size_bytes for entry in reader} | {
         "names, index, CRC": reader.overhead_bytes
     }
+    if len(sizes) > _MOST_BARS:
+        kept = sorted(sizes, key=lambda name: -sizes[name])[: _MOST_BARS - 1]
+        rest = sum(size for name, size in sizes.items() if name not in kept)
+        sizes = {name: size for name, size in sizes.items() if name in kept} | {"others": rest}
     names = list(sizes)[::-1]
     bars = axis.barh(names, [sizes[name] for name in names], color=_OTHER)
     axis.bar_label(bars, fmt="{:,.0f}", fontsize=8, padding=2)

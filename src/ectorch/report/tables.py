@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,6 @@ def result_table(result: dict[str, Any]) -> Table:
             f"{result['parameters']:,}",
             f"{result['nonzeros']:,} ({nonzero_percent:.2f} %)",
         ),
-        ("order-0 estimate of the file", "", f"{result['estimate_bytes']:,.0f} bytes"),
         (
             "MDL: training labels + file",
             "",
@@ -40,6 +41,70 @@ def result_table(result: dict[str, Any]) -> Table:
         ),
     ):
         table.add_row(*row)
+    return table
+
+
+def curve_table(results: list[dict[str, Any]]) -> Table:
+    """What `ectorch sweep` ends with: a row a point."""
+    first = results[0]
+    table = Table(title=f"{first['name']}, {first['data']}, seed {first['seed']}")
+    error = f"{first['evaluated_on']} error"
+    for heading in ("point", "alpha", "file bytes", "ratio", error, "minutes"):
+        table.add_column(heading, justify="left" if heading == "point" else "right")
+    for result in results:
+        table.add_row(
+            result["point"],
+            f"{result['alpha']:.3g}",
+            f"{result['file_bytes']:,}",
+            f"{result['ratio']:.0f}",
+            f"{result['decoded_error_percent']:.2f} %",
+            f"{result['seconds'] / 60:.1f}",
+        )
+    return table
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A file of tensors.
+
+    Attributes:
+        sizes: stored bytes of each tensor.
+    """
+
+    name: str
+    file_bytes: int
+    sizes: Mapping[str, int]
+    tensors: Mapping[str, np.ndarray]
+
+
+def compare_table(files: Sequence[Stored]) -> Table:
+    """Files side by side: stored bytes, levels in use and nonzeros of every tensor any has."""
+    table = Table()
+    table.add_column("tensor")
+    for file in files:
+        table.add_column(f"{file.name}\nbytes", justify="right")
+        table.add_column("levels", justify="right")
+        table.add_column("nonzeros", justify="right")
+    for name in sorted({name for file in files for name in file.tensors}):
+        row = [name]
+        for file in files:
+            values = file.tensors.get(name)
+            row += (
+                ["", "", ""]
+                if values is None
+                else [
+                    f"{file.sizes[name]:,}",
+                    f"{len(np.unique(values)):,}",
+                    f"{np.count_nonzero(values):,}",
+                ]
+            )
+        table.add_row(*row)
+    table.add_section()
+    totals = ["file"]
+    for file in files:
+        nonzeros = sum(np.count_nonzero(values) for values in file.tensors.values())
+        totals += [f"{file.file_bytes:,}", "", f"{nonzeros:,}"]
+    table.add_row(*totals)
     return table
 
 

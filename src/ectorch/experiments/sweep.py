@@ -1,0 +1,68 @@
+"""A rate-error curve in one go: each point starts from the file of the one before."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ectorch.bitstream import write_atomic
+from ectorch.errors import ConfigError
+from ectorch.experiments.recipe import Recipe
+from ectorch.experiments.result import MODEL_FILE
+from ectorch.experiments.training import Progress, train
+
+SWEEP_FILE = "sweep.json"
+_SHARE = 0.25  # of the recipe's constrained epochs, for each point but the first
+
+
+def sweep(
+    recipe: Recipe,
+    out: Path,
+    points: int,
+    span: float = 16.0,
+    on_progress: Callable[[str, Progress], None] = lambda point, progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[dict[str, Any]]:
+    """Train files whose alphas rise by equal factors, by ``span`` in all, around the recipe's.
+
+    The first point is the recipe itself at its lowest alpha; every later one goes on from the file
+    before, on its grid, for a quarter of the epochs. Points are runs of their own below ``out``:
+    they resume where they were stopped, and none that has ended is repeated.
+
+    Returns:
+        the result of each point, in the order of alpha; they are in ``out``/sweep.json, too.
+
+    Raises:
+        ConfigError: for fewer than two points, a span of 1 or less, or a recipe with a target.
+        TrainingError, DataError, RecipeError, Interrupted: as `train`.
+    """
+    if points < 2 or span <= 1:
+        raise ConfigError(f"{points} points that span {span}: expected 2 and more than 1 at least")
+    results: list[dict[str, Any]] = []
+    start = ""
+    for at in range(points):
+        alpha = recipe.constrain.alpha * span ** (at / (points - 1) - 0.5)
+        name = f"point-{at + 1}"
+        chosen = _point(recipe, alpha, start)
+        result = train(chosen, out / name, lambda p, name=name: on_progress(name, p), should_stop)  # type: ignore[misc]
+        start = str(out / name / MODEL_FILE)
+        results.append({"point": name, "alpha": alpha} | result)
+        write_atomic(out / SWEEP_FILE, (json.dumps(results, indent=2) + "\n").encode())
+    return results
+
+
+def _point(recipe: Recipe, alpha: float, start: str) -> Recipe:
+    if any((recipe.target_size, recipe.target_ratio, recipe.target_bits_per_weight)):
+        raise ConfigError(f"{recipe.name} has a target: a sweep is over alpha")
+    stage = replace(recipe.constrain, alpha=alpha)
+    if not start:
+        return replace(recipe, constrain=stage)
+    epochs = math.ceil(_SHARE * stage.epochs)
+    stage = replace(stage, epochs=epochs, config={**stage.config, "keep_grid": True})
+    none = replace(recipe.pretrain, epochs=0)
+    reduce = replace(recipe.reduce, epochs=0)
+    return replace(recipe, start=start, pretrain=none, reduce=reduce, constrain=stage)
