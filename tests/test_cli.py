@@ -195,7 +195,9 @@ def test_a_size_may_be_asked_for(run, recipe, tmp_path):
     assert run("train", recipe, "--out", out, "--target-size", "9KB")[0] == 0
     assert 8910 <= (out / "model.ect").stat().st_size <= 9000
     other = tmp_path / "other"
-    assert_one_clear_line(run("train", recipe, "--out", other, "--target-size", "9 parsecs"), "parsecs")
+    assert_one_clear_line(
+        run("train", recipe, "--out", other, "--target-size", "9 parsecs"), "parsecs"
+    )
     assert_one_clear_line(run("train", recipe, "--out", other, "--target-size", "50"), "takes from")
 
 
