@@ -69,9 +69,8 @@ def fit_size(
         if now == target_bytes or not sum(len(each.index) for each in moves):
             break
         before, now = now, _take(model, moves, target_bytes, size, toward_zero)
-        if not toward_zero and (now >= target_bytes or now == before):
-            break
-        if toward_zero and now <= target_bytes:
+        # what fits is measured anew, and may then be a byte too much: the next round trims
+        if now <= target_bytes and (toward_zero or now == before):
             break
     if now > target_bytes:
         raise MismatchError(f"the smallest file of this network takes {now} > {target_bytes} bytes")

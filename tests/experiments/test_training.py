@@ -302,7 +302,7 @@ def test_sgd_has_momentum_and_resumes(tmp_path):
 
 
 TARGET = TABLE | {
-    "constrain": {"epochs": 6, "batch": 100, "lr": 4e-3, "alpha": 0.02},
+    "constrain": {"epochs": 12, "batch": 100, "lr": 4e-3, "alpha": 0.005},
     "finetune": {"epochs": 1, "batch": 100, "lr": 1e-4},
 }
 
@@ -311,7 +311,7 @@ TARGET = TABLE | {
     ("asked", "expected"),
     [
         ({"target_size": "8KB"}, 8000),
-        ({"target_ratio": 60.0}, 4 * 266_610 // 60),
+        ({"target_ratio": 150.0}, 4 * 266_610 // 150),
         ({"target_bits_per_weight": 0.2}, 266_610 * 0.2 // 8),
     ],
     ids=lambda value: str(value),

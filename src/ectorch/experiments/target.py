@@ -19,7 +19,7 @@ from ectorch.storage import SizeMeter, save
 
 _OBSERVATIONS = 200  # of the size, in a training
 _LEAST_STEPS = 4  # from one to the next
-_ROOM = 2.0  # times the target that a network takes at first
+_ROOM = 4.0  # times the target that a network takes at first
 _FINER = 1.5
 _LEAST_SHARE = 0.99  # of the target that a file takes
 _FITS = 6
