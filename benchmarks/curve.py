@@ -85,6 +85,11 @@ def main() -> None:
             _say_how_long(run, arguments.out)
         train_all([walk for curve in curves for walk in _walks(curve)], arguments.jobs)
         results = [r for curve in curves for r in _collect(curve, arguments.out, arguments.logs)]
+        if arguments.only and path.exists():
+            others = json.loads(path.read_text())["points"]
+            results = [p for p in others if p["curve"] not in arguments.only] + results
+            order = [curve["name"] for curve in table["curves"]]
+            results.sort(key=lambda point: order.index(point["curve"]))
         first = json.loads((curves[0][0].runs[0][1] / RESULT_FILE).read_text())
         written = {"points": results, "versions": first["versions"], "machine": first["machine"]}
         path.write_text(json.dumps(written, indent=2) + "\n")

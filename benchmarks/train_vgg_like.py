@@ -29,8 +29,8 @@ from ectorch.control import ramp
 from ectorch.experiments import data
 from ectorch.experiments.data import Split
 from ectorch.experiments.evaluation import evaluate, pixels
+from ectorch.experiments.networks import VGGLike
 
-PLAN = (1, 1, "pool", 2, 2, "pool", 4, 4, 4, "pool", 8, 8, 8, "pool", 8, 8, 8, "pool")
 HELD_OUT, HELD_OUT_SEED = 5000, 1234
 RE_ESTIMATED = 10_000  # images from which the hard network's batch norms are re-estimated
 REFRESH = 4
@@ -38,21 +38,9 @@ RAMP, WARM_UP = 0.6, 0.1  # shares of a stage
 CONFIG = ec.Config(levels=33, reach=1.33)
 
 
-def vgg_like(width: int = 32) -> nn.Sequential:
-    """cifar.torch's VGG; its own width is 64. (batch, 3, 32, 32) in [0, 1] -> (batch, 10)."""
-    layers: list[nn.Module] = []
-    channels = 3
-    for step in PLAN:
-        if step == "pool":
-            layers.append(nn.MaxPool2d(2))
-            continue
-        out = step * width
-        layers += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out)]
-        layers.append(nn.ReLU())
-        channels = out
-    layers += [nn.Flatten(), nn.Linear(channels, channels, bias=False), nn.BatchNorm1d(channels)]
-    layers += [nn.ReLU(), nn.Linear(channels, 10)]
-    return nn.Sequential(*layers)
+def vgg_like() -> nn.Sequential:
+    """Half of its own width; input (batch, 3, 32, 32) in [0, 1] as it is."""
+    return VGGLike(width=32).layers
 
 
 @dataclass(frozen=True)

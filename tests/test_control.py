@@ -71,7 +71,7 @@ def test_control_finds_the_alpha_of_a_size(target, scale, power, alpha):
 
     assume(plant(3.0) < target < plant(0.01))
     sizes = run(plant, target, alpha)
-    assert sizes[-1] == pytest.approx(target, rel=0.08)
+    assert sizes[-1] == pytest.approx(target, rel=0.05)
     assert min(sizes) > 0.5 * target
 
 

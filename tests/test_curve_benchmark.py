@@ -47,6 +47,9 @@ source = "made up for this test"
 """
 
 
+TABLE_TAIL = TABLE.partition("[[published]]")[2]
+
+
 @pytest.fixture
 def walk(tmp_path, monkeypatch):
     for name, epochs in (("first", 3), ("second", 0)):
@@ -92,6 +95,16 @@ def test_a_walk_goes_on_in_another_checkout(walk, tmp_path, capsys):
     ]
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.ect")}
     assert (tmp_path / "out/curve.png").stat().st_size > 5000
+
+
+def test_other_curves_keep_their_points(walk, tmp_path):
+    points = walk()
+    table = (tmp_path / "walk.toml").read_text().partition("[quick]")[0]
+    more = table.replace('name = "digits"', 'name = "more"').replace("[0, 1]", "[2]")
+    (tmp_path / "walk.toml").write_text(table + more + "[[published]]" + TABLE_TAIL)
+    both = walk("--only", "more")
+    assert [point["curve"] for point in both] == ["digits", "digits", "more", "more"]
+    assert both[:2] == points
 
 
 def test_quick_runs_are_short_and_apart(walk, tmp_path):

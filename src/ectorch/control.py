@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from ectorch.errors import ConfigError
 
 _FIRST_EXCESS = 1.6  # nats by which the size is above its target at the start of the ramp
-_SETTLED = 0.05  # progress from which sizes tell something
-_PROPORTIONAL, _INTEGRAL = 2.0, 60.0  # of log alpha, a nat of excess, the latter a whole training
-_MOST_CHANGE = 0.15  # of log alpha between two observations
+_SETTLED = 0.02  # progress from which sizes tell something
+_PROPORTIONAL, _INTEGRAL = 2.0, 120.0  # of log alpha, a nat of excess, the latter a whole training
+_MOST_RISE, _MOST_FALL = 0.15, 0.5  # of log alpha between two observations: dead weights stay dead
+_STATE = ("_integral", "_excess", "_seen", "_size")
 _MOST_EXCESS = 0.5  # that alpha answers to at once
 _MARGIN = 0.006  # above the target, for a trim has to take something
 
@@ -50,6 +51,7 @@ class SizeControl:
         target_bytes: of the whole file.
         alpha: to start with; low is safe, since weights that die early are lost.
         over, peak, release: see `ramp`.
+        lag: share of the training that the size takes to answer; more where it is short.
 
     Raises:
         ConfigError: when target or alpha is not positive.
@@ -68,9 +70,11 @@ class SizeControl:
     over: float = 0.5
     peak: float = 2.5
     release: float = 0.3
+    lag: float = 0.06
     _integral: float = field(default=0.0, init=False)
     _excess: float = field(default=0.0, init=False)
     _seen: float = field(default=0.0, init=False)
+    _size: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         for name in ("target_bytes", "alpha"):
@@ -84,18 +88,22 @@ class SizeControl:
 
     def observe(self, progress: float, size_bytes: float) -> None:
         """Take note of the file's size as it would be now, some hundred times a training."""
-        left = max(0.0, 1 - progress / self.over) if self.over else 0.0
+        size = math.log(size_bytes)
+        slope = (size - self._size) / (progress - self._seen) if progress > self._seen else 0.0
+        ahead = min(self.lag, 1 - progress)
+        left = max(0.0, 1 - (progress + ahead) / self.over) if self.over else 0.0
         wanted = math.log(self.target_bytes) + _MARGIN + _FIRST_EXCESS * left**2
         if progress >= _SETTLED:
-            excess = math.log(size_bytes) - wanted
+            # weights that have died hardly return, and more are on their way: look ahead
+            excess = size + min(slope, 0.0) * ahead - wanted
             change = _INTEGRAL * excess * (progress - max(self._seen, _SETTLED))
-            self._integral += min(max(change, -_MOST_CHANGE), _MOST_CHANGE)
+            self._integral += min(max(change, -_MOST_FALL), _MOST_RISE)
             self._excess = min(max(excess, -_MOST_EXCESS), _MOST_EXCESS)
-        self._seen = progress
+        self._seen, self._size = progress, size
 
     def state_dict(self) -> dict[str, float]:
         """What a checkpoint keeps."""
-        return {name: getattr(self, name) for name in ("_integral", "_excess", "_seen")}
+        return {name: getattr(self, name) for name in _STATE}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         for name, value in state.items():

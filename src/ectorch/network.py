@@ -167,10 +167,11 @@ def convert(model: nn.Module) -> nn.Module:
 
 
 def finalize(model: nn.Module, batches: Sequence[Tensor] = (), norm_levels: int = 129) -> nn.Module:
-    """`convert`, then what makes the file smaller without changing what the network computes.
+    """All that is done to a network before its file is written, in place.
 
-    Batch norms go to grids (`ectorch.discretize_norms`); units that are not read become zeros, and
-    units are sorted (`ectorch.sort_units`) where torch.fx can trace the network. In place.
+    `convert`; batch norms go to grids (`ectorch.discretize_norms`, which rounds them); units that
+    are not read become zeros, and units are sorted (`ectorch.sort_units`), where torch.fx can trace
+    the network, which changes nothing that it computes.
 
     Args:
         batches, norm_levels: see `ectorch.discretize_norms`.

@@ -49,7 +49,7 @@ def test_every_layout_of_every_shape_comes_back(shape, layout, seed):
     hints = {7: np.array([0, 5], np.uint32)}
     stream = context.encode(symbols, shape, TERNARY, layout, hints)
     assert np.array_equal(decode(stream, shape, counts=hints.__getitem__), symbols)
-    assert context.layout_of(Cursor(stream, "w")) == layout
+    assert context.decode_layout(Cursor(stream, "w")) == layout
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (40,)])

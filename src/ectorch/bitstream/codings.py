@@ -125,7 +125,7 @@ def layout_of(
         return None
     cursor = Cursor(payload, what)
     decode_levels(cursor, dtype, math.prod(shape))
-    return context.layout_of(cursor)
+    return context.decode_layout(cursor)
 
 
 def count_nonzeros(bits: Bits, shape: Sequence[int]) -> np.ndarray:

@@ -78,7 +78,7 @@ class ContextStream:
     def __init__(
         self, cursor: Cursor, shape: Sequence[int], alphabet: Alphabet, counts: Counts
     ) -> None:
-        layout = _decode_layout(cursor)
+        layout = decode_layout(cursor)
         self._what = cursor.what
         self._coder = _ChunkCoder(shape, layout, alphabet)
         self._coder.check(cursor.what)
@@ -104,11 +104,6 @@ def can_encode(shape: Sequence[int]) -> bool:
 def fits(rows: int, columns: int) -> bool:
     """Whether an earlier tensor of so many rows may feed this one's columns."""
     return 1 < rows <= columns and columns % rows == 0
-
-
-def layout_of(payload: Cursor) -> Layout:
-    """The layout of a payload, from what follows its codebook."""
-    return _decode_layout(payload)
 
 
 def encode(
@@ -242,7 +237,8 @@ def _check_hint(counts: np.ndarray, columns: int, what: str) -> np.ndarray:
     return counts
 
 
-def _decode_layout(cursor: Cursor) -> Layout:
+def decode_layout(cursor: Cursor) -> Layout:
+    """The layout of a payload, from what follows its codebook."""
     how = cursor.byte()
     if how >> 6:
         raise FormatError(f"{cursor.what}: unknown layout {how}")

@@ -19,6 +19,8 @@ from ectorch.storage import SizeMeter, save
 
 _OBSERVATIONS = 200  # of the size, in a training
 _LEAST_STEPS = 4  # from one to the next
+_LAG_STEPS = 25  # that weights take to answer a new alpha
+_LEAST_LAG, _MOST_LAG = 0.06, 0.16  # of a training
 _ROOM = 4.0  # times the target that a network takes at first
 _FINER = 1.5
 _LEAST_SHARE = 0.99  # of the target that a file takes
@@ -31,13 +33,20 @@ class SizeTarget:
     Attributes:
         bytes: of the file, at most.
         control: finds alpha.
+
+    Args:
+        steps: of the constrained stage.
     """
 
-    def __init__(self, recipe: Recipe, model: nn.Module, meter: SizeMeter) -> None:
+    def __init__(self, recipe: Recipe, model: nn.Module, meter: SizeMeter, steps: int) -> None:
         self.bytes = target_bytes(recipe, model)
         self._meter = meter
         stage = recipe.constrain
-        self.control = SizeControl(self.bytes, stage.alpha, stage.ramp, stage.peak, stage.release)
+        self._steps = steps
+        lag = min(max(_LEAST_LAG, _LAG_STEPS / max(steps, 1)), _MOST_LAG)
+        self.control = SizeControl(
+            self.bytes, stage.alpha, stage.ramp, stage.peak, stage.release, lag
+        )
 
     def with_room(self, model: nn.Module, config: Config) -> Config:
         """``config`` with a grid so fine that the file of the plain ``model`` starts above target.
@@ -63,11 +72,12 @@ class SizeTarget:
             reach = min(reach * _FINER, finest)
         return replace(config, reach=reach)
 
-    def alpha(self, model: nn.Module, step: int, steps: int) -> float:
+    def alpha(self, model: nn.Module, step: int) -> float:
         """Alpha of a step, after a look at the size where one is due."""
-        if step % max(_LEAST_STEPS, steps // _OBSERVATIONS) == 0:
-            self.control.observe(step / steps, self._meter(model).total)
-        return self.control.alpha_at(step / steps)
+        progress = step / self._steps
+        if step % max(_LEAST_STEPS, self._steps // _OBSERVATIONS) == 0:
+            self.control.observe(progress, self._meter(model).total)
+        return self.control.alpha_at(progress)
 
     def fit(
         self,
@@ -78,7 +88,7 @@ class SizeTarget:
         """Freeze the symbols of the prepared ``model`` so that its finalized file has its size."""
 
         def written() -> int:
-            return len(save(finalize(copy.deepcopy(model))))
+            return SizeMeter(finalize)(model).total  # a new one searches, as `save` does
 
         if self._is_met(written()):
             return

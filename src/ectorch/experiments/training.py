@@ -83,8 +83,8 @@ class _State:
     seconds: float = 0.0
     epochs: list[dict[str, Any]] = field(default_factory=list)
     loss_sum: float = 0.0
-    alpha: float = 0.0
     loss_steps: int = 0
+    alpha: float = 0.0
 
 
 def train(
@@ -159,8 +159,10 @@ class _Run:
         self.optimizer: torch.optim.Optimizer | None = None
         self.state = _State()
         self.meter = SizeMeter(threads=recipe.threads)
-        asks = target_bytes(recipe, self.model)
-        self.target = SizeTarget(recipe, self.model, self.meter) if asks else None
+        self.target: SizeTarget | None = None
+        if target_bytes(recipe, self.model):
+            steps = recipe.constrain.epochs * (len(self.images) // recipe.constrain.batch)
+            self.target = SizeTarget(recipe, self.model, self.meter, steps)
         self.estimate_bytes = math.nan
         self.checkpoint = out / "checkpoint.pt"
         self._shuffled: tuple[tuple[int, int, int], Tensor] | None = None
@@ -197,16 +199,16 @@ class _Run:
         batches = torch.split(pixels(self.images.images[:_MEASURED]), 1000)
         return finalize(model, batches, self.recipe.norm_levels)
 
-    def _reshape(self) -> None:
-        """Turn the network into what the present stage trains."""
+    def _reshape(self, restoring: bool = False) -> None:
+        """Turn the network into what the present stage trains; ``restoring``: values come later."""
         stage = self.stage
         if isinstance(stage, ConstrainStage) and (stage.epochs or stage is self.recipe.constrain):
             config = stage.make_config()
             convert(self.model)
-            if self.target and stage is self.recipe.constrain:
+            if self.target and stage is self.recipe.constrain and not restoring:
                 config = self.target.with_room(self.model, config)
             prepare(self.model, config)
-            if self.recipe.start and stage.remove_dead:
+            if self.recipe.start and stage.remove_dead and not restoring:
                 remove_dead_units(self.model)
         elif STAGES[self.state.stage] == "finetune" and stage.epochs:
             freeze_symbols(self.model)
@@ -230,7 +232,7 @@ class _Run:
             if batch == 0:
                 state.loss_sum, state.loss_steps = 0.0, 0
             chosen = self._order(epoch)[batch * stage.batch : (batch + 1) * stage.batch]
-            self._step(self.images[chosen], stage.epochs * batches)
+            self._step(self.images[chosen], state.step / (stage.epochs * batches))
             state.step += 1
             if state.step % batches == 0:
                 self._end_epoch(epoch)
@@ -258,8 +260,8 @@ class _Run:
             self._shuffled = key, torch.randperm(len(self.images), generator=generator)
         return self._shuffled[1]
 
-    def _step(self, batch: Split, steps: int) -> None:
-        stage, optimizer, progress = self.stage, self.optimizer, self.state.step / steps
+    def _step(self, batch: Split, progress: float) -> None:
+        stage, optimizer = self.stage, self.optimizer
         assert optimizer is not None
         for group in optimizer.param_groups:
             group["lr"] = group.setdefault("full_lr", group["lr"]) * _lr_share(progress, stage)
@@ -270,12 +272,13 @@ class _Run:
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=stage.label_smoothing)
         objective = loss
         if isinstance(stage, ConstrainStage):
-            alpha = stage.alpha * ramp(progress, stage.ramp, stage.peak, stage.release)
             if self.target and stage is self.recipe.constrain:
-                alpha = self.target.alpha(self.model, self.state.step, steps)
-            self.state.alpha = alpha
+                self.state.alpha = self.target.alpha(self.model, self.state.step)
+            else:
+                factor = ramp(progress, stage.ramp, stage.peak, stage.release)
+                self.state.alpha = stage.alpha * factor
             refresh = self.state.step % stage.refresh == 0
-            objective = loss + penalty(self.model, alpha, len(self.images), refresh)
+            objective = loss + penalty(self.model, self.state.alpha, len(self.images), refresh)
         value = objective.item()
         if not math.isfinite(value):
             raise TrainingError(
@@ -361,7 +364,7 @@ class _Run:
             raise TrainingError(f"{self.checkpoint} was made with {saved['threads']} threads")
         state = _State(**saved["state"])
         for self.state.stage in range(state.stage + 1):
-            self._reshape()
+            self._reshape(restoring=True)
         self.state = state
         fit_shapes(self.model, saved["model"])
         self.model.load_state_dict(saved["model"])
