@@ -10,7 +10,7 @@ from ectorch.errors import ConfigError
 _FIRST_EXCESS = 1.6  # nats by which the size is above its target at the start of the ramp
 _SETTLED = 0.02  # progress from which sizes tell something
 _PROPORTIONAL, _INTEGRAL = 2.0, 120.0  # of log alpha, a nat of excess, the latter a whole training
-_MOST_RISE, _MOST_FALL = 0.15, 0.5  # of log alpha between two observations: dead weights stay dead
+_MOST_RISE, _MOST_FALL = 0.4, 0.5  # of log alpha between two observations: dead weights stay dead
 _STATE = ("_integral", "_excess", "_seen", "_size")
 _MOST_EXCESS = 0.5  # that alpha answers to at once
 _MARGIN = 0.006  # above the target, for a trim has to take something

@@ -1,8 +1,9 @@
 import numpy as np
 import torch
+from matplotlib import pyplot as plt
 
 import ectorch as ec
-from ectorch.report.plots import plot_run
+from ectorch.report.plots import plot_curve, plot_run
 
 RESULT = {
     "name": "tiny",
@@ -22,3 +23,18 @@ def test_a_picture_is_drawn_also_of_a_network_that_is_all_zero(tmp_path):
     before = {name: np.random.default_rng(0).normal(size=t.shape) for name, t in after.items()}
     plot_run(tmp_path / "model.ect", before, RESULT, tmp_path / "report.png")
     assert (tmp_path / "report.png").stat().st_size > 10_000
+
+
+def test_a_picture_of_many_tensors_stays_readable(tmp_path):
+    after = {f"{i}.{kind}": torch.eye(4 + i)[:, : 4 + i] for i in range(20) for kind in "ab"}
+    ec.save_file(after, tmp_path / "model.ect")
+    before = {name: np.random.default_rng(0).normal(size=t.shape) for name, t in after.items()}
+    plot_run(tmp_path / "model.ect", before, RESULT, tmp_path / "report.png")
+    height, width, _ = plt.imread(tmp_path / "report.png").shape
+    assert width < 8 * height
+
+
+def test_a_curve_is_drawn_with_its_alphas(tmp_path):
+    points = [RESULT | {"alpha": alpha, "file_bytes": int(100 / alpha)} for alpha in (0.1, 1.0)]
+    plot_curve(points, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 10_000
