@@ -23,7 +23,6 @@ from ectorch.experiments import data
 from ectorch.experiments.evaluation import evaluate
 from ectorch.experiments.networks import NETWORKS
 from ectorch.experiments.recipe import parse_recipe
-from ectorch.experiments.training import HOLDOUT_SEED
 
 SHARES = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 DEAD = (0.5, 0.7)
@@ -59,7 +58,7 @@ def measure(folder: Path, share: float, dead: float) -> dict[str, float]:
     file = ec.save({name: rounded(value, share, dead) for name, value in state.items()})
     model = NETWORKS[recipe.network]()
     model.load_state_dict(ec.load(file))
-    _, held_out = data.hold_out(data.load(recipe.data).train, recipe.holdout, HOLDOUT_SEED)
+    _, held_out = data.hold_out(data.load(recipe.data).train, recipe.holdout)
     return {"bytes": len(file), "error": evaluate(model.eval(), held_out).error_percent}
 
 

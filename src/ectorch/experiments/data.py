@@ -95,7 +95,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("ECTORCH_DATA") or platformdirs.user_cache_dir("ectorch"))
 
 
-def hold_out(split: Split, count: int, seed: int) -> tuple[Split, Split]:
+_HOLDOUT_SEED = 1234  # the same images whatever a recipe's seed
+
+
+def hold_out(split: Split, count: int, seed: int = _HOLDOUT_SEED) -> tuple[Split, Split]:
     """Split off ``count`` random images for choosing; a sixth of them all where that is less.
 
     Returns:

@@ -49,6 +49,11 @@ def channels_last(images: Tensor) -> Tensor:
     return torch.empty_like(images, memory_format=torch.channels_last).copy_(images)
 
 
+def autocast(precision: str) -> torch.autocast:
+    """The context in which a network of a recipe of that ``precision`` trains."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, split: Split) -> Evaluation:
     """Evaluate in the mode (train or eval) that ``model`` is in."""

@@ -98,8 +98,9 @@ class Recipe:
         constrain: training under the penalty.
         finetune: of codebooks and float parameters with frozen symbols.
         augment: random maps of the training images, in every stage.
-        precision: "bfloat16" computes products in it while training (autocast) and for what the
-            progress shows; weights, penalty and the evaluation of the file stay float32.
+        precision: "bfloat16" computes products in it while training (autocast), for what the
+            progress shows and for the code length of the labels; weights, penalty and the
+            evaluation of the file stay float32.
         target_size: bytes of the file, as 6000 or "6KB": it becomes no larger, and at most 1 %
             smaller; alpha is found while training.
         target_ratio: the same, as float bytes over bytes of the file.

@@ -16,7 +16,7 @@ import ectorch
 from ectorch.bitstream import write_atomic
 from ectorch.errors import MismatchError, RecipeError, TrainingError
 from ectorch.experiments.data import Split
-from ectorch.experiments.evaluation import evaluate
+from ectorch.experiments.evaluation import autocast, evaluate
 from ectorch.experiments.networks import NETWORKS
 from ectorch.experiments.recipe import Recipe, parse_recipe
 from ectorch.storage import load_model, save_file
@@ -93,7 +93,8 @@ def finish(
         raise MismatchError(f"{path}: the decoded network predicts something else")
     before = NETWORKS[recipe.network]().eval()
     before.load_state_dict(safetensors.torch.load_file(out / FLOAT_FILE))
-    labels_bits = evaluate(decoded, training_images).label_bits
+    with autocast(recipe.precision):  # of many images, and no decision hangs on a last bit
+        labels_bits = evaluate(decoded, training_images).label_bits
     tensors = model.state_dict().values()
     parameters = sum(t.numel() for t in tensors)
     file_bytes = path.stat().st_size

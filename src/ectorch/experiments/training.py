@@ -20,7 +20,7 @@ from ectorch.errors import EctorchError, RecipeError, TrainingError
 from ectorch.experiments import data as data_sets
 from ectorch.experiments.augment import augment
 from ectorch.experiments.data import DataSet, Split
-from ectorch.experiments.evaluation import channels_last, evaluate, pixels
+from ectorch.experiments.evaluation import autocast, channels_last, evaluate, pixels
 from ectorch.experiments.networks import NETWORKS, check_images
 from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
 from ectorch.experiments.result import FLOAT_FILE, check_same_recipe, finish, finished
@@ -38,7 +38,6 @@ from ectorch.storage import SizeMeter, load_model
 from ectorch.units import fit_shapes, remove_dead_units
 
 STAGES = ("pretrain", "reduce", "constrain", "finetune")
-HOLDOUT_SEED = 1234  # the same images are held out whatever the recipe's seed
 _CHECKPOINT_SECONDS = 60.0
 _MONITORED = 5000  # training images that stand in where none are held out
 _MEASURED = 5000  # training images that tell the statistics of batch norms
@@ -151,7 +150,7 @@ class _Run:
         held_out = Split(data.train.images[:0], data.train.labels[:0])
         self.images = data.train
         if recipe.holdout:
-            self.images, held_out = data_sets.hold_out(data.train, recipe.holdout, HOLDOUT_SEED)
+            self.images, held_out = data_sets.hold_out(data.train, recipe.holdout)
         self.monitored = held_out if len(held_out) else self.images[:_MONITORED]
         self.held_out = bool(len(held_out))
         torch.manual_seed(recipe.seed)
@@ -267,7 +266,7 @@ class _Run:
             group["lr"] = group.setdefault("full_lr", group["lr"]) * _lr_share(progress, stage)
         self.model.train()
         images = channels_last(augment(pixels(batch.images), self.recipe.augment))
-        with self._precision():
+        with autocast(self.recipe.precision):
             logits = self.model(images).float()
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=stage.label_smoothing)
         objective = loss
@@ -291,18 +290,14 @@ class _Run:
         self.state.loss_sum += loss.item()
         self.state.loss_steps += 1
 
-    def _precision(self) -> torch.autocast:
-        bfloat16 = self.recipe.precision == "bfloat16"
-        return torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
-
     def _end_epoch(self, epoch: int) -> None:
         constrained = self.state.stage > 0
-        with self._precision():
+        with autocast(self.recipe.precision):
             hard = evaluate(self.model.eval(), self.monitored).error_percent
         with torch.device("meta"):  # no initial values: they would draw random numbers
             soft_network = NETWORKS[self.recipe.network]().eval()
         soft_network.load_state_dict(mean_state_dict(self.model), assign=True)
-        with self._precision():
+        with autocast(self.recipe.precision):
             soft = evaluate(soft_network, self.monitored).error_percent
         record = {
             "stage": STAGES[self.state.stage],
