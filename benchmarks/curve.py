@@ -73,11 +73,12 @@ def main() -> None:
     path = arguments.out / "results.json"
     arguments.out.mkdir(parents=True, exist_ok=True)
     if not arguments.redraw:
+        only = arguments.only or (table["quick"]["curves"] if arguments.quick else None)
         folder = arguments.runs / (arguments.curves.stem + ("-quick" if arguments.quick else ""))
         curves = [
             _curve(curve, folder, table["quick"] if arguments.quick else {})
             for curve in table["curves"]
-            if not arguments.only or curve["name"] in arguments.only
+            if curve["name"] in (only or [curve["name"]])
         ]
         for run in (run for curve in curves for point in curve for run in point.runs):
             if arguments.logs:
@@ -85,9 +86,9 @@ def main() -> None:
             _say_how_long(run, arguments.out)
         train_all([walk for curve in curves for walk in _walks(curve)], arguments.jobs)
         results = [r for curve in curves for r in _collect(curve, arguments.out, arguments.logs)]
-        if arguments.only and path.exists():
+        if only and path.exists():
             others = json.loads(path.read_text())["points"]
-            results = [p for p in others if p["curve"] not in arguments.only] + results
+            results = [p for p in others if p["curve"] not in only] + results
             order = [curve["name"] for curve in table["curves"]]
             results.sort(key=lambda point: order.index(point["curve"]))
         first = json.loads((curves[0][0].runs[0][1] / RESULT_FILE).read_text())

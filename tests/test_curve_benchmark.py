@@ -34,6 +34,7 @@ walk = [
     {{ name = "second", recipe = "{second}", changes = {{ "constrain.alpha" = 0.2 }} }},
 ]
 [quick]
+curves = ["digits"]
 epochs = 0.5
 networks = {{}}
 [[published]]
