@@ -1,4 +1,4 @@
-"""The command line: ``ectorch train | sweep | compress | decompress | inspect | ...``."""
+"""The command line: ``ectorch train | sweep | report | compress | inspect | ...``."""
 
 from __future__ import annotations
 
@@ -10,18 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from ectorch.bitstream.reader import DEFAULT_MAX_DECODED_BYTES, Reader
-from ectorch.errors import EctorchError, FormatError
-
-if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-
-    from ectorch.experiments.training import Progress
+from ectorch.errors import ConfigError, EctorchError, FormatError
 
 app = typer.Typer(
     add_completion=False,
@@ -77,6 +72,7 @@ def train(
     from ectorch.experiments.training import Interrupted
     from ectorch.experiments.training import train as run
     from ectorch.report.plots import plot_run
+    from ectorch.report.progress import progress_bar
     from ectorch.report.tables import result_table
 
     given = {
@@ -93,7 +89,7 @@ def train(
     chosen = read_recipe(recipe, changes)
     folder = out or Path("runs") / chosen.name
     try:
-        with _stop_on_signal() as should_stop, _progress_bar() as show:
+        with _stop_on_signal() as should_stop, progress_bar(_tables) as show:
             result = run(chosen, folder, show, should_stop)
     except Interrupted:
         typer.echo(f"stopped; the same command goes on from {folder / 'checkpoint.pt'}")
@@ -121,13 +117,14 @@ def sweep_recipe(
     from ectorch.experiments.sweep import sweep
     from ectorch.experiments.training import Interrupted
     from ectorch.report.plots import plot_curve
+    from ectorch.report.progress import progress_bar
     from ectorch.report.tables import curve_table
 
     changes = {"holdout": holdout} | ({} if data is None else {"data": data})
     chosen = read_recipe(recipe, changes)
     folder = out or Path("runs") / f"{chosen.name}-sweep"
     try:
-        with _stop_on_signal() as should_stop, _progress_bar() as show:
+        with _stop_on_signal() as should_stop, progress_bar(_tables) as show:
             results = sweep(chosen, folder, points, span, show.of_point, should_stop)
     except Interrupted:
         typer.echo(f"stopped; the same command goes on in {folder}")
@@ -135,6 +132,29 @@ def sweep_recipe(
     plot_curve(results, folder / "curve.png")
     _tables.print(curve_table(results))
     typer.echo(f"files   {folder}\npicture {folder / 'curve.png'}")
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="folder of a run, of runs, or of results.json")],
+    out: Annotated[Path, typer.Option(help="what to write")] = Path("report.html"),
+    kind: Annotated[
+        str | None, typer.Option("--format", help="html, md, png or svg; as --out ends if absent")
+    ] = None,
+) -> None:
+    """Show results on one page: curve, baselines, bytes, codebooks, sparsity, training.
+
+    Where a float network is kept, other ways to store it are measured once, as baselines.json.
+    """
+    from ectorch.report.gather import gather
+    from ectorch.report.page import WRITERS, measure_baselines
+
+    form = kind or out.suffix.removeprefix(".")
+    if form not in WRITERS:
+        raise ConfigError(f"--format {form}: expected one of {', '.join(WRITERS)}")
+    points = gather(results)
+    measure_baselines(results, points, typer.echo)
+    typer.echo(f"report  {WRITERS[form](results, points, out)}")
 
 
 @app.command()
@@ -271,71 +291,6 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _progress_bar() -> Iterator[_Shower]:
-    """Loss, error, estimated bytes and soft-to-hard gap, a bar a stage; plain lines in a log."""
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("{task.description:10}"),
-        BarColumn(bar_width=20),
-        TextColumn("epoch {task.fields[epoch]}"),
-        TextColumn("{task.fields[measured]}"),
-        TimeRemainingColumn(),
-    )
-    with Bar(
-        *columns, console=_tables, refresh_per_second=4, disable=not _tables.is_terminal
-    ) as bar:
-        yield _Shower(bar)
-
-
-class _Shower:
-    """Turns `Progress` into bars, or into a line an epoch where there is no terminal."""
-
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-        self._tasks: dict[str, Any] = {}
-
-    def __call__(self, progress: Progress) -> None:
-        self._show(progress.stage, progress)
-
-    def of_point(self, point: str, progress: Progress) -> None:
-        self._show(f"{point} {progress.stage}", progress)
-
-    def _show(self, what: str, progress: Progress) -> None:
-        epoch = f"{progress.epoch}/{progress.epochs}"
-        ended = progress.step * progress.epochs % progress.steps == 0
-        if self._bar.disable:
-            if ended:
-                typer.echo(f"{what} epoch {epoch} {_measured(progress)}")
-            return
-        if what not in self._tasks:
-            self._tasks[what] = self._bar.add_task(
-                what, total=progress.steps, epoch=epoch, measured=""
-            )
-        self._bar.update(
-            self._tasks[what],
-            completed=progress.step,
-            epoch=epoch,
-            measured=_measured(progress),
-        )
-
-
-def _measured(progress: Progress) -> str:
-    parts = [f"loss {progress.loss:.4f}"]
-    if progress.error_percent is not None:
-        images = "held-out" if progress.held_out else "training"
-        parts.append(f"{images} error {progress.error_percent:.2f} %")
-    if progress.size_bytes is not None:
-        parts.append(f"{progress.size_bytes:,.0f} bytes")
-    if progress.alpha is not None:
-        parts.append(f"alpha {progress.alpha:.3g}")
-    if progress.gap_percent is not None:
-        parts.append(f"gap {progress.gap_percent:+.2f}")
-    return ", ".join(parts)
 
 
 def _numpy_tensors(path: Path) -> dict[str, Any]:

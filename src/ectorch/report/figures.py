@@ -1,0 +1,261 @@
+"""Vector pictures of a page: they follow its colours, and their marks carry values to show."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from ectorch.report.gather import ERROR, Point, front
+
+_SILENT: Any = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+_INK = "#010203"  # becomes the colour of the page's text
+_INKED = (
+    *("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor"),
+    *("xtick.color", "ytick.color", "grid.color"),
+)
+_STYLE: Any = {  # keys of matplotlib's settings
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "legend.framealpha": 0,
+    "grid.alpha": 0.25,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+} | dict.fromkeys(_INKED, _INK)
+OURS, FRONT, THEIRS, FLOAT = "#2f7ed8", "#d1571f", "#8a8f98", "#7a869a"
+_CLEAR_TO_INK = LinearSegmentedColormap.from_list("clear to ink", [f"{FRONT}00", f"{FRONT}ff"])
+_WIDTH, _HEIGHT = 5.6, 3.5  # inches: letters stay readable on a phone
+_MOST_BARS, _MOST_MAPS = 16, 6
+_MAP_SIDE = 128
+_MOST_LEVELS = 300  # with a mark each
+
+
+class Picture:
+    """A figure in the making, whose marks can be given words to show.
+
+    Args:
+        name: part of every id in it, since ids are the page's.
+    """
+
+    def __init__(self, name: str, rows: int = 1, columns: int = 1, height: float = _HEIGHT) -> None:
+        self._name, self._words = name, list[str]()
+        self.figure: Figure
+        self.figure, axes = plt.subplots(
+            rows, columns, figsize=(_WIDTH, height), layout="constrained", squeeze=False
+        )
+        self.axes: list[Axes] = list(axes.flat)
+
+    def save(self, path: Path) -> None:
+        """Write it by itself, on white."""
+        self.figure.savefig(path, dpi=150, facecolor="white")
+        plt.close(self.figure)
+
+    def mark(self, artist: Any, words: str) -> None:
+        """Show ``words`` where the pointer is on ``artist``."""
+        artist.set_gid(f"{self._name}-mark-{len(self._words)}")
+        self._words.append(words)
+
+    def svg(self) -> str:
+        """The picture for a page; it can be drawn once."""
+        buffer = io.StringIO()
+        salt = {"svg.hashsalt": self._name}
+        with matplotlib.rc_context(_STYLE | salt):
+            self.figure.savefig(buffer, format="svg", metadata=_SILENT, transparent=True)
+        plt.close(self.figure)
+        text = buffer.getvalue()
+        text = text[text.index("<svg") :].replace(_INK, "currentColor")
+        text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+        for at, words in enumerate(self._words):
+            plain = f'<g id="{self._name}-mark-{at}">'
+            said = html.escape(words)
+            shown = f'{plain[:-1]} class="mark" tabindex="0" data-tip="{said}" aria-label="{said}">'
+            text = text.replace(plain, shown)
+        return text
+
+
+@matplotlib.rc_context(_STYLE)
+def curve_picture(
+    name: str, points: Sequence[Point], baselines: Sequence[Mapping[str, Any]]
+) -> Picture:
+    """Bytes against error: every point, the front, and other ways to store the network."""
+    picture = Picture(name)
+    axis = picture.axes[0]
+    best = front(points)
+    curves = list(dict.fromkeys(point.first.curve for point in points))
+    for curve in curves:
+        own = [point for point in points if point.first.curve == curve]
+        own.sort(key=lambda point: point.mean("file_bytes"))
+        axis.plot(
+            [point.mean("file_bytes") for point in own],
+            [point.mean(ERROR) for point in own],
+            color=OURS,
+            lw=1,
+            alpha=0.6,
+        )
+    for point in points:
+        colour = FRONT if point in best else OURS
+        place = point.mean("file_bytes"), point.mean(ERROR)
+        if len(point.runs) > 1:
+            across, along = point.spread("file_bytes"), point.spread(ERROR)
+            axis.errorbar(*place, along, across, color=colour, lw=1, capsize=2)
+        picture.mark(axis.plot(*place, "o", color=colour, ms=6)[0], _words(point))
+    for row in baselines:
+        place = row["file_bytes"], row["error_percent"]
+        (mark,) = axis.plot(*place, "s", color=THEIRS, ms=5)
+        picture.mark(mark, f"{row['name']}: {place[0]:,} bytes, {place[1]:.2f} %")
+        axis.annotate(
+            row["name"], place, (2, 5), textcoords="offset points", fontsize=7, rotation=35
+        )
+    axis.plot([], [], "o", color=FRONT, label="on the front")
+    if len(best) < len(points):
+        axis.plot([], [], "o", color=OURS, label="behind it")
+    if baselines:
+        axis.plot([], [], "s", color=THEIRS, label="stored otherwise")
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.tick_params(axis="x", rotation=30)
+    axis.margins(0.12)
+    axis.set_xlabel("bytes")
+    axis.set_ylabel(f"{points[0].task[2]} error, %")
+    axis.grid()
+    axis.legend(fontsize=8)
+    return picture
+
+
+@matplotlib.rc_context(_STYLE)
+def histogram_picture(
+    name: str, after: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray]
+) -> Picture:
+    """Weights of the float network, where they are known, and how many have each codebook value."""
+    picture = Picture(name, len(after), height=1.9 * len(after))
+    for axis, (tensor, values) in zip(picture.axes, after.items(), strict=True):
+        if tensor in before:
+            reach = max(float(np.abs(before[tensor]).max()), float(np.abs(values).max()), 1e-12)
+            edges = np.linspace(-reach, reach, 81).tolist()
+            weights = np.full(before[tensor].size, 1 / before[tensor].size)
+            axis.hist(before[tensor].ravel(), edges, weights=weights, color=FLOAT, alpha=0.6)
+        levels, counts = np.unique(values, return_counts=True)
+        shares = counts / values.size
+        axis.vlines(levels, 1e-9, shares, color=FRONT, lw=2)
+        marked = zip(levels, counts, shares, strict=True) if len(levels) <= _MOST_LEVELS else ()
+        for level, count, share in marked:
+            (mark,) = axis.plot(level, share, "o", color=FRONT, ms=4)
+            picture.mark(mark, f"{tensor}: {level:.5g}, {count:,} weights ({share:.2%})")
+        axis.set_yscale("log")
+        axis.set_ylim(0.3 / values.size, 2)
+        axis.set_title(f"{tensor}: {np.mean(values == 0):.1%} zero", fontsize=9, loc="left")
+        axis.set_ylabel("share", fontsize=9)
+    return picture
+
+
+@matplotlib.rc_context(_STYLE)
+def map_picture(name: str, tensors: Mapping[str, np.ndarray]) -> Picture:
+    """Where nonzero weights are: rows are a layer's outputs, columns its inputs."""
+    columns = min(2, len(tensors))
+    rows = -(-len(tensors) // columns)
+    picture = Picture(name, rows, columns, height=2.6 * rows)
+    for axis in picture.axes[len(tensors) :]:
+        axis.set_visible(False)
+    for axis, (tensor, values) in zip(picture.axes, tensors.items(), strict=False):
+        density = _density(values.reshape(len(values), -1) != 0)
+        top = max(float(density.max()), 1e-12)
+        axis.imshow(
+            density, cmap=_CLEAR_TO_INK, vmin=0, vmax=top, aspect="auto", interpolation="none"
+        )
+        axis.set_title(f"{tensor}, up to {top:.1%}", fontsize=8, loc="left")
+        axis.tick_params(labelbottom=False, labelleft=False, length=0)
+    return picture
+
+
+@matplotlib.rc_context(_STYLE)
+def size_picture(name: str, sizes: Mapping[str, int]) -> Picture:
+    """Bytes of a file by tensor, the largest by name."""
+    largest = sorted(sizes, key=lambda tensor: -sizes[tensor])[:_MOST_BARS]
+    shown = {tensor: size for tensor, size in sizes.items() if tensor in largest}
+    if len(sizes) > _MOST_BARS:
+        shown["others"] = sum(sizes.values()) - sum(shown.values())
+    picture = Picture(name, height=0.6 + 0.24 * len(shown))
+    axis = picture.axes[0]
+    for tensor, size in reversed(shown.items()):
+        (bar,) = axis.barh(tensor, size, color=OURS)
+        picture.mark(bar, f"{tensor}: {size:,} bytes ({size / sum(sizes.values()):.1%})")
+        axis.annotate(f"{size:,}", (size, tensor), (3, -3), textcoords="offset points", fontsize=8)
+    axis.margins(x=0.15)
+    axis.set_xlabel("bytes")
+    axis.tick_params(axis="y", labelsize=8)
+    return picture
+
+
+@matplotlib.rc_context(_STYLE)
+def training_picture(name: str, log: Sequence[Mapping[str, Any]]) -> Picture:
+    """What was measured at the end of each epoch: loss, error, bytes, alpha, gap."""
+    rows = (
+        ("loss", "loss, nats"),
+        ("error_percent", "error, %"),
+        ("size_bytes", "bytes"),
+        ("alpha", "alpha"),
+        ("gap_percent", "soft - hard error"),
+    )
+    known = [row for row in rows if any(record.get(row[0]) is not None for record in log)]
+    picture = Picture(name, len(known), height=1.5 * len(known))
+    for axis, (key, label) in zip(picture.axes, known, strict=True):
+        own = [(at + 1, record) for at, record in enumerate(log) if record.get(key) is not None]
+        values = [record[key] for _, record in own]
+        axis.plot([at for at, _ in own], values, color=OURS, lw=1)
+        for (at, record), value in zip(own, values, strict=True):
+            (mark,) = axis.plot(at, value, "o", color=OURS, ms=3)
+            where = f"{record['stage']} epoch {record['epoch']}"
+            picture.mark(mark, f"{where}: {label} {value:,.5g}")
+        axis.set_xlim(0.5, len(log) + 0.5)
+        axis.set_ylabel(label, fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid()
+    picture.axes[-1].set_xlabel("epochs of all stages")
+    return picture
+
+
+def largest_matrices(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The largest tensors of two or more dimensions, in the network's order."""
+    matrices = [tensor for tensor, values in tensors.items() if values.ndim > 1]
+    kept = sorted(matrices, key=lambda tensor: -tensors[tensor].size)[:_MOST_MAPS]
+    return {tensor: tensors[tensor] for tensor in matrices if tensor in kept}
+
+
+def _words(point: Point) -> str:
+    size, error = point.mean("file_bytes"), point.mean(ERROR)
+    return f"{point.name}: {size:,.0f} bytes (x{_ratio(point):,.0f}), {error:.2f} %"
+
+
+def _ratio(point: Point) -> float:
+    ratio: float = point.first.result["float_bytes"] / point.mean("file_bytes")
+    return ratio
+
+
+def _density(nonzero: np.ndarray) -> np.ndarray:
+    """Means over blocks, so that no side is longer than a map's."""
+    for dimension in (0, 1):
+        length = nonzero.shape[dimension]
+        starts = np.linspace(0, length, min(length, _MAP_SIDE), endpoint=False).astype(int)
+        widths = np.diff([*starts, length])
+        sums = np.add.reduceat(nonzero.astype(float), starts, axis=dimension)
+        nonzero = sums / (widths[:, None] if dimension == 0 else widths)
+    return nonzero

@@ -1,0 +1,152 @@
+"""What a folder of results holds: runs, the points they make, the front among these."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ectorch.errors import DataError
+from ectorch.experiments.result import FLOAT_FILE, LOG_FILE, MODEL_FILE, RESULT_FILE
+
+POINTS_FILE = "results.json"
+ERROR = "decoded_error_percent"
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training that ended.
+
+    Attributes:
+        curve: runs of one curve are joined by a line.
+        point: runs of one point differ in their seed alone.
+        result: as in ``result.json``.
+        model: the file; it may be missing.
+        log: a record an epoch; empty where none was kept.
+        before: the float network, where it was kept.
+    """
+
+    curve: str
+    point: str
+    result: Mapping[str, Any]
+    model: Path
+    log: list[dict[str, Any]] = field(default_factory=list)
+    before: Path | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """Runs of one recipe; numbers are means over them."""
+
+    runs: Sequence[Run]
+
+    @property
+    def first(self) -> Run:
+        return self.runs[0]
+
+    @property
+    def name(self) -> str:
+        return f"{self.first.curve} {self.first.point}".strip()
+
+    @property
+    def task(self) -> tuple[str, str, str]:
+        """What errors are compared on: network, data, images."""
+        result = self.first.result
+        return result["network"], result["data"], result["evaluated_on"]
+
+    def mean(self, key: str) -> float:
+        return statistics.mean(float(run.result[key]) for run in self.runs)
+
+    def spread(self, key: str) -> float | None:
+        """Standard deviation over the runs; None for one run."""
+        values = [run.result[key] for run in self.runs]
+        return statistics.stdev(values) if len(values) > 1 else None
+
+
+def gather(folder: Path) -> list[Point]:
+    """The points of a run's folder, of a folder of runs, or of one with a ``results.json``.
+
+    Raises:
+        DataError: when there is none, or a file is no result.
+    """
+    if (folder / RESULT_FILE).exists():
+        runs = [_run(folder, "")]
+    elif (folder / POINTS_FILE).exists():
+        runs = _kept_runs(folder)
+    else:
+        paths = sorted(folder.glob(f"*/{RESULT_FILE}"), key=lambda path: _natural(str(path)))
+        runs = [_run(path.parent, path.parent.name) for path in paths]
+    if not runs:
+        raise DataError(
+            f"{folder}: neither {RESULT_FILE} nor {POINTS_FILE}, here or a folder below"
+        )
+    return [Point(own) for own in _grouped(runs, lambda run: (run.curve, run.point))]
+
+
+def tasks_of(points: Sequence[Point]) -> list[list[Point]]:
+    """The points whose errors can be compared, together."""
+    return _grouped(points, lambda point: point.task)
+
+
+def front(points: Iterable[Point]) -> list[Point]:
+    """The points than which none is both smaller and better, in the order of size."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.mean("file_bytes"), p.mean(ERROR))):
+        if not best or point.mean(ERROR) < best[-1].mean(ERROR):
+            best.append(point)
+    return best
+
+
+def _run(folder: Path, point: str) -> Run:
+    result = _json(folder / RESULT_FILE)
+    records = _records(folder / LOG_FILE)
+    alpha = {"alpha": records[-1]["alpha"] if records else result["recipe"]["constrain"]["alpha"]}
+    before = folder / FLOAT_FILE
+    kept = before if before.exists() else None
+    return Run(result["name"], point, alpha | result, folder / MODEL_FILE, records, kept)
+
+
+def _kept_runs(folder: Path) -> list[Run]:
+    """As `benchmarks/curve.py` keeps them."""
+    table = _json(folder / POINTS_FILE)
+    shared = {key: table[key] for key in ("versions", "machine") if key in table}
+    runs = []
+    for point in table["points"]:
+        ours = {key: point[key] for key in ("network", "data", "float_bytes", "alpha")} | shared
+        for result in point["runs"]:
+            path = folder / f"{point['curve']}-{point['name']}-seed-{result['seed']}.ect"
+            records = _records(path.with_suffix(".jsonl"))
+            runs.append(Run(point["curve"], point["name"], ours | result, path, records))
+    return runs
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    records = map(json.loads, path.read_text().splitlines())
+    return [record for record in records if "epoch" in record]
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _grouped(items: Iterable[_T], key: Callable[[_T], object]) -> list[list[_T]]:
+    """Items of equal keys together, in the order of their first."""
+    groups: dict[object, list[_T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Sorts point-2 before point-10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
