@@ -201,6 +201,24 @@ def test_a_size_may_be_asked_for(run, recipe, tmp_path):
     assert_one_clear_line(run("train", recipe, "--out", other, "--target-size", "50"), "takes from")
 
 
+def test_an_error_may_be_asked_for_and_tensorboard_told(run, recipe, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe.write_text(RECIPE.replace("epochs = 1", "epochs = 4"))
+    out, events = tmp_path / "run", tmp_path / "events"
+    command = ["train", recipe, "--out", out, "--tensorboard", events]
+    assert run(*command, "--target-error", "12", "--holdout", "200")[0] == 0
+    assert json.loads((out / "result.json").read_text())["decoded_error_percent"] <= 12
+    told = EventAccumulator(str(events)).Reload()
+    assert len(told.Scalars("point-1 pretrain/loss")) == 4
+    log = (out / "point-1/log.jsonl").read_text().splitlines()
+    last = [json.loads(line) for line in log if '"constrain"' in line][-1]
+    for name, size in last["tensor_bytes"].items():
+        assert told.Scalars(f"point-1 constrain/tensor_bytes/{name}")[-1].value == size
+    assert last["size_bytes"] > sum(last["tensor_bytes"].values())
+
+
 def test_sweep_traces_a_curve_and_goes_on_where_it_was_killed(run, recipe, tmp_path):
     recipe.write_text(RECIPE.replace("epochs = 1", "epochs = 4"))
     command = ["sweep", recipe, "--points", "3", "--holdout", "200"]

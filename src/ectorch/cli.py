@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -60,16 +60,23 @@ def train(
     target_bits_per_weight: Annotated[
         float | None, typer.Option(help="bits of the file over parameters")
     ] = None,
+    tensorboard: Annotated[Path | None, typer.Option(help="folder of TensorBoard's events")] = None,
+    target_error: Annotated[
+        float | None, typer.Option(help="percent of the held-out images: the smallest such file")
+    ] = None,
 ) -> None:
     """Train a recipe, write OUT/model.ect, evaluate the decoded network, draw OUT/report.png.
 
-    With a target alpha is found while training, and the file is at most 1 % smaller.
+    With a target size alpha is found while training, and the file is at most 1 % smaller. With a
+    target error several trainings, each from the last, look for the smallest file.
 
     Interrupt with Ctrl-C; the same command goes on where it stopped.
     """
     from ectorch.experiments.recipe import read_recipe
     from ectorch.experiments.result import FLOAT_FILE, MODEL_FILE
-    from ectorch.experiments.training import Interrupted
+    from ectorch.experiments.search import smallest
+    from ectorch.experiments.tensorboard import TensorBoard
+    from ectorch.experiments.training import Interrupted, Progress
     from ectorch.experiments.training import train as run
     from ectorch.report.plots import plot_run
     from ectorch.report.progress import progress_bar
@@ -84,15 +91,27 @@ def train(
         "target_size": target_size,
         "target_ratio": target_ratio,
         "target_bits_per_weight": target_bits_per_weight,
+        "target_error": target_error,
     }
     changes = {key: value for key, value in given.items() if value is not None}
     chosen = read_recipe(recipe, changes)
     folder = out or Path("runs") / chosen.name
+    board: AbstractContextManager[TensorBoard | None]
+    board = TensorBoard(tensorboard) if tensorboard else nullcontext()
     try:
-        with _stop_on_signal() as should_stop, progress_bar(_tables) as show:
-            result = run(chosen, folder, show, should_stop)
+        with _stop_on_signal() as should_stop, progress_bar(_tables) as bars, board as events:
+
+            def show(progress: Progress, point: str = "") -> None:
+                bars(progress, point)
+                if events:
+                    events(progress, point)
+
+            if chosen.target_error:
+                result = smallest(chosen, folder, lambda at, p: show(p, at), should_stop)
+            else:
+                result = run(chosen, folder, show, should_stop)
     except Interrupted:
-        typer.echo(f"stopped; the same command goes on from {folder / 'checkpoint.pt'}")
+        typer.echo(f"stopped; the same command goes on from the checkpoint in {folder}")
         raise typer.Exit(130) from None
     picture = folder / "report.png"
     plot_run(folder / MODEL_FILE, _numpy_tensors(folder / FLOAT_FILE), result, picture)
@@ -125,7 +144,7 @@ def sweep_recipe(
     folder = out or Path("runs") / f"{chosen.name}-sweep"
     try:
         with _stop_on_signal() as should_stop, progress_bar(_tables) as show:
-            results = sweep(chosen, folder, points, span, show.of_point, should_stop)
+            results = sweep(chosen, folder, points, span, lambda at, p: show(p, at), should_stop)
     except Interrupted:
         typer.echo(f"stopped; the same command goes on in {folder}")
         raise typer.Exit(130) from None

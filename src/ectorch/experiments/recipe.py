@@ -105,6 +105,8 @@ class Recipe:
             smaller; alpha is found while training.
         target_ratio: the same, as float bytes over bytes of the file.
         target_bits_per_weight: the same, as bits of the file over parameters.
+        target_error: percent of the held-out images: the smallest file whose error is no higher,
+            found by `ectorch.experiments.search`; needs ``holdout``.
         norm_levels: of the grids of batch norms in the file, see `ectorch.discretize_norms`.
     """
 
@@ -122,6 +124,7 @@ class Recipe:
     target_size: _Bytes | None = None
     target_ratio: _Positive | None = None
     target_bits_per_weight: _Positive | None = None
+    target_error: _Positive | None = None
     norm_levels: Annotated[int, Field(ge=3)] = 129
     threads: Annotated[int, Field(ge=1)] = 2
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -172,9 +175,11 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
     ):
         if value not in known:
             raise RecipeError(f"{key}: {value!r} is unknown, known: {', '.join(known)}")
-    targets = ("target_size", "target_ratio", "target_bits_per_weight")
+    targets = ("target_size", "target_ratio", "target_bits_per_weight", "target_error")
     if len(given := [key for key in targets if getattr(recipe, key) is not None]) > 1:
         raise RecipeError(f"{' and '.join(given)}: give one of them")
+    if recipe.target_error and not recipe.holdout:
+        raise RecipeError("target_error: needs holdout, the images that tell the error")
     known_fields = {f.name for f in fields(Config)}
     for name, stage in (("reduce", recipe.reduce), ("constrain", recipe.constrain)):
         if strange := sorted(set(stage.config) - known_fields):

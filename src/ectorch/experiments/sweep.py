@@ -47,7 +47,7 @@ def sweep(
     for at in range(points):
         alpha = recipe.constrain.alpha * span ** (at / (points - 1) - 0.5)
         name = f"point-{at + 1}"
-        chosen = _point(recipe, alpha, start)
+        chosen = point_recipe(recipe, alpha, start)
         result = train(chosen, out / name, lambda p, name=name: on_progress(name, p), should_stop)  # type: ignore[misc]
         start = str(out / name / MODEL_FILE)
         results.append({"point": name, "alpha": alpha} | result)
@@ -55,8 +55,14 @@ def sweep(
     return results
 
 
-def _point(recipe: Recipe, alpha: float, start: str) -> Recipe:
-    if any((recipe.target_size, recipe.target_ratio, recipe.target_bits_per_weight)):
+def point_recipe(recipe: Recipe, alpha: float, start: str) -> Recipe:
+    """``recipe`` at another alpha; from the file ``start`` on its grid, in a quarter of its epochs.
+
+    Raises:
+        ConfigError: when it has a target of its own.
+    """
+    targets = "target_size", "target_ratio", "target_bits_per_weight", "target_error"
+    if any(getattr(recipe, target) for target in targets):
         raise ConfigError(f"{recipe.name} has a target: a sweep is over alpha")
     stage = replace(recipe.constrain, alpha=alpha)
     if not start:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class Progress:
         error_percent: of the hard network on held-out images (``held_out``), or else on training
             images; None before the first epoch has ended.
         size_bytes: what the file would take now; None while the network is float.
+        tensor_bytes: what each tensor takes of it, by name.
         alpha: of the last step; None while the network is float.
         gap_percent: error of the soft network (expected weights) minus that of the hard one.
     """
@@ -71,6 +72,12 @@ class Progress:
     size_bytes: float | None = None
     gap_percent: float | None = None
     alpha: float | None = None
+    tensor_bytes: Mapping[str, int] | None = None
+
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether what is measured is of this very step."""
+        return self.step * self.epochs % self.steps == 0
 
 
 @dataclass
@@ -103,11 +110,13 @@ def train(
     Raises:
         DataError: when the data cannot be had.
         RecipeError: when the network to start from cannot be had, or no file of it can have the
-            size that is asked for: what sizes can be had.
+            size that is asked for: what sizes can be had; or when an error is asked for.
         MismatchError: when the network cannot take its images.
         TrainingError: when the loss is not finite, or ``out`` holds a run of another recipe.
         Interrupted: when ``should_stop`` said so.
     """
+    if recipe.target_error:
+        raise RecipeError("target_error: takes several trainings, see ectorch.experiments.search")
     result = finished(recipe, out)
     if result is not None:
         return result
@@ -299,13 +308,15 @@ class _Run:
         soft_network.load_state_dict(mean_state_dict(self.model), assign=True)
         with autocast(self.recipe.precision):
             soft = evaluate(soft_network, self.monitored).error_percent
+        size = self.meter(self.model) if constrained else None
         record = {
             "stage": STAGES[self.state.stage],
             "epoch": epoch + 1,
             "loss": self.state.loss_sum / self.state.loss_steps,
             "held_out": self.held_out,
             "error_percent": hard,
-            "size_bytes": self.meter(self.model).total if constrained else None,
+            "size_bytes": size and size.total,
+            "tensor_bytes": size and size.tensors,
             "alpha": self.state.alpha if constrained else None,
             "gap_percent": soft - hard if constrained else None,
         }
@@ -326,6 +337,7 @@ class _Run:
                 last.get("size_bytes"),
                 last.get("gap_percent"),
                 last.get("alpha"),
+                last.get("tensor_bytes"),
             )
         )
 

@@ -37,17 +37,12 @@ class Shower:
         self._bar = bar
         self._tasks: dict[str, Any] = {}
 
-    def __call__(self, progress: Progress) -> None:
-        self._show(progress.stage, progress)
-
-    def of_point(self, point: str, progress: Progress) -> None:
-        self._show(f"{point} {progress.stage}", progress)
-
-    def _show(self, what: str, progress: Progress) -> None:
+    def __call__(self, progress: Progress, point: str = "") -> None:
+        """Show it; ``point``: of which of several trainings."""
+        what = f"{point} {progress.stage}".strip()
         epoch = f"{progress.epoch}/{progress.epochs}"
-        ended = progress.step * progress.epochs % progress.steps == 0
         if self._bar.disable:
-            if ended:
+            if progress.ends_epoch:
                 typer.echo(f"{what} epoch {epoch} {_measured(progress)}")
             return
         if what not in self._tasks:
