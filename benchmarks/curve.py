@@ -2,7 +2,7 @@
 
     python benchmarks/curve.py benchmarks/curves/mnist.toml --out results/mnist --jobs 2
 
-A curve has a run for each of its alphas and seeds; or it is a walk, whose every step starts from
+A curve has a run for each of its alphas (or points) and seeds; or it is a walk, whose every step starts from
 the file of the step before. Runs go below runs/<name of the table>/, resume when interrupted, and
 are not repeated when they are there. Each file is evaluated once on the test set, after its
 training, by `ectorch train` itself; choices were made on held-out images before. Writes into
@@ -122,9 +122,9 @@ class Point:
 def _curve(curve: dict[str, Any], folder: Path, quick: dict[str, Any]) -> list[Point]:
     """The points of a curve; those of a walk in the order in which one starts from the other."""
     walk = curve.get("walk")
-    steps = walk or [
+    steps = walk or curve.get("points") or [
         {"name": f"alpha-{alpha:g}", "changes": {"constrain.alpha": alpha}}
-        for alpha in curve["alphas"]
+        for alpha in curve.get("alphas", ())
     ]
     points: list[Point] = []
     for step in steps:

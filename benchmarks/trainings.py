@@ -45,7 +45,7 @@ def _show_nothing(progress: Progress) -> None:
 
 
 def _show_epochs(progress: Progress) -> None:
-    if progress.step * progress.epochs % progress.steps == 0:
+    if progress.ends_epoch:
         rate = f", {progress.size_bytes:,.0f} bytes" if progress.size_bytes else ""
         print(
             f"  {progress.stage} {progress.epoch}/{progress.epochs}: loss {progress.loss:.4f}, "
