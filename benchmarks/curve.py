@@ -2,11 +2,11 @@
 
     python benchmarks/curve.py benchmarks/curves/mnist.toml --out results/mnist --jobs 2
 
-A curve has a run for each of its alphas (or points) and seeds; or it is a walk, whose every step starts from
-the file of the step before. Runs go below runs/<name of the table>/, resume when interrupted, and
-are not repeated when they are there. Each file is evaluated once on the test set, after its
-training, by `ectorch train` itself; choices were made on held-out images before. Writes into
---out: an .ect file a run, results.json, results.md and curve.png; with --logs also each run's
+A curve has a run for each of its alphas (or points) and seeds; or it is a walk, whose every step
+starts from the file of the step before. Runs go below runs/<name of the table>/, resume when
+interrupted, and are not repeated when they are there. Each file is evaluated once on the test set,
+after its training, by `ectorch train` itself; choices were made on held-out images before. Writes
+into --out: an .ect file a run, results.json, results.md and curve.png; with --logs also each run's
 result and log, from which another checkout goes on. With --readme, the table of the first curves'
 data set between the two marks in that file is written anew. --quick: the reduced variant that the
 table describes.
@@ -122,10 +122,14 @@ class Point:
 def _curve(curve: dict[str, Any], folder: Path, quick: dict[str, Any]) -> list[Point]:
     """The points of a curve; those of a walk in the order in which one starts from the other."""
     walk = curve.get("walk")
-    steps = walk or curve.get("points") or [
-        {"name": f"alpha-{alpha:g}", "changes": {"constrain.alpha": alpha}}
-        for alpha in curve.get("alphas", ())
-    ]
+    steps = (
+        walk
+        or curve.get("points")
+        or [
+            {"name": f"alpha-{alpha:g}", "changes": {"constrain.alpha": alpha}}
+            for alpha in curve.get("alphas", ())
+        ]
+    )
     points: list[Point] = []
     for step in steps:
         runs = []

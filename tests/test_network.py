@@ -327,6 +327,32 @@ def test_learning_rates_of_groups(net):
     assert [group["name"] for group in param_groups(Net(), 0.1)] == ["float"]
 
 
+def test_a_rate_in_steps_moves_layers_of_any_scale_alike():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, 30), nn.Tanh(), nn.Linear(30, 5))
+    with torch.no_grad():
+        net[2].weight *= 100
+    prepare(net, Config(bias="float16"))
+    groups = param_groups(net, 0.1, step_lr=0.02)
+    names = {id(p): name for name, p in net.named_parameters()}
+    rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
+    for layer in ("0", "2"):
+        step = net.get_parameter(f"{layer}.weight_log_gaps").exp().item()
+        assert rates.pop(f"{layer}.weight") == pytest.approx(0.02 * step)
+        assert rates.pop(f"{layer}.weight_log_gaps") == pytest.approx(0.01)
+    assert rates == {"0.bias": 0.1, "2.bias": 0.1}
+    assert sorted(names) == sorted(id(p) for group in groups for p in group["params"])
+
+
+def test_logits_have_no_steps_to_go():
+    net = prepare(Net(), Config(relaxation="categorical", levels=5))
+    groups = param_groups(net, 0.1, step_lr=0.02)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    logits = [p for name, p in net.named_parameters() if name.endswith("logits")]
+    assert {rates[id(p)] for p in logits} == {0.1}
+    assert logits
+
+
 # --- convert
 
 

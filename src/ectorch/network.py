@@ -78,7 +78,11 @@ def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
 
 
 def param_groups(
-    model: nn.Module, lr: float, weight_decay: float = 0.0, codebook_lr: float | None = None
+    model: nn.Module,
+    lr: float,
+    weight_decay: float = 0.0,
+    codebook_lr: float | None = None,
+    step_lr: float | None = None,
 ) -> list[dict[str, Any]]:
     """Groups for any torch optimizer.
 
@@ -86,22 +90,34 @@ def param_groups(
         lr: of the weights, in the network's own units, and of all other parameters.
         weight_decay: of parameters that are not constrained; constrained ones have none.
         codebook_lr: of the log gaps, in relative units; ``lr / 10`` if not given.
+        step_lr: of constrained weights, in steps of their own grid (mean gaps of other codebooks)
+            as they are now, in place of ``lr``. Under Adam weights of every layer then take about
+            equally long from one level to the next, however small they are.
 
     Returns:
-        groups named "constrained", "codebook" and "float".
+        groups named "constrained" (with ``step_lr`` one a parameter), "codebook" and "float".
     """
     constrained: dict[int, Tensor] = {}
+    rates: dict[int, float] = {}
     books: dict[int, Tensor] = {}
     for module, name, _ in constrained_parameters(model):
         constrained |= {id(t): t for t in layers.variables(module, name).values()}
         log_gaps = module._parameters.get(f"{name}_log_gaps")
-        if log_gaps is not None:
-            books[id(log_gaps)] = log_gaps
+        if log_gaps is None:
+            continue
+        books[id(log_gaps)] = log_gaps
+        if step_lr is not None:
+            rates[id(module._parameters[name])] = step_lr * log_gaps.detach().exp().mean().item()
     special = constrained.keys() | books.keys()
     plain = [p for p in model.parameters() if id(p) not in special]
     book_lr = _CODEBOOK_LR_SCALE * lr if codebook_lr is None else codebook_lr
+    shared = [p for at, p in constrained.items() if at not in rates]
+    own = [([constrained[at]], rate) for at, rate in rates.items() if at in constrained]
     groups: list[dict[str, Any]] = [
-        {"name": "constrained", "params": [*constrained.values()], "lr": lr, "weight_decay": 0.0},
+        *(
+            {"name": "constrained", "params": params, "lr": rate, "weight_decay": 0.0}
+            for params, rate in [(shared, lr), *own]
+        ),
         {"name": "codebook", "params": [*books.values()], "lr": book_lr, "weight_decay": 0.0},
         {"name": "float", "params": plain, "lr": lr, "weight_decay": weight_decay},
     ]

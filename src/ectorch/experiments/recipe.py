@@ -62,6 +62,7 @@ class ConstrainStage(Stage):
         refresh: steps between counts of the levels, see `ectorch.penalty`.
         remove_dead: remove hidden units that died at the end of each epoch.
         codebook_lr: of the codebooks, in relative units.
+        step_lr: of the constrained weights, in steps of their grids, see `ectorch.param_groups`.
         config: fields of `ectorch.Config`.
     """
 
@@ -72,7 +73,12 @@ class ConstrainStage(Stage):
     refresh: Annotated[int, Field(ge=1)] = 4
     remove_dead: bool = True
     codebook_lr: _Positive = 2e-4
+    step_lr: _Positive | None = None
     config: dict[str, Any] = field(default_factory=dict)
+
+    def rates(self) -> dict[str, float | None]:
+        """Learning rates of what is constrained, for `ectorch.param_groups`."""
+        return {"codebook_lr": self.codebook_lr, "step_lr": self.step_lr}
 
     def make_config(self) -> Config:
         values: dict[str, Any] = {

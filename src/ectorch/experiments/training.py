@@ -223,8 +223,8 @@ class _Run:
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         stage = self.stage
-        book_lr = stage.codebook_lr if isinstance(stage, ConstrainStage) else None
-        groups = param_groups(self.model, stage.lr, stage.weight_decay, book_lr)
+        special = stage.rates() if isinstance(stage, ConstrainStage) else {}
+        groups = param_groups(self.model, stage.lr, stage.weight_decay, **special)
         if stage.optimizer == "sgd":
             return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
         return torch.optim.Adam(groups)
