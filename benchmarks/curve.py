@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
     parser.add_argument("--readme", type=Path)
     parser.add_argument("--redraw", action="store_true", help="train nothing: from results.json")
+    parser.add_argument("--ended", action="store_true", help="train nothing: what has ended")
     parser.add_argument("--only", nargs="*", help="names of curves to train")
     parser.add_argument("--logs", action="store_true", help="keep results and logs, and use them")
     parser.add_argument("--quick", action="store_true", help="fewer epochs of a smaller network")
@@ -84,6 +85,8 @@ def main() -> None:
             if arguments.logs:
                 _take_back(run, arguments.out)
             _say_how_long(run, arguments.out)
+        if arguments.ended:
+            curves = [points for curve in curves if (points := list(filter(_has_ended, curve)))]
         train_all([walk for curve in curves for walk in _walks(curve)], arguments.jobs)
         results = [r for curve in curves for r in _collect(curve, arguments.out, arguments.logs)]
         if only and path.exists():
@@ -115,8 +118,8 @@ class Point:
 
     @property
     def alpha(self) -> float:
-        alpha: float = self.runs[0][0].constrain.alpha
-        return alpha
+        stage = self.runs[0][0].constrain
+        return stage.alpha if stage.epochs else 0.0
 
 
 def _curve(curve: dict[str, Any], folder: Path, quick: dict[str, Any]) -> list[Point]:
@@ -166,6 +169,10 @@ def _kept(folder: Path, out: Path) -> dict[Path, Path]:
     """Where each file of a run that --logs keeps lies in ``out``."""
     endings = {MODEL_FILE: ".ect", RESULT_FILE: ".json", LOG_FILE: ".jsonl"}
     return {folder / name: out / (folder.name + ending) for name, ending in endings.items()}
+
+
+def _has_ended(point: Point) -> bool:
+    return all((folder / RESULT_FILE).exists() for _, folder in point.runs)
 
 
 def _take_back(run: Run, out: Path) -> None:

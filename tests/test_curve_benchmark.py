@@ -98,6 +98,12 @@ def test_a_walk_goes_on_in_another_checkout(walk, tmp_path, capsys):
     assert (tmp_path / "out/curve.png").stat().st_size > 5000
 
 
+def test_what_has_ended_can_be_gathered(walk, tmp_path):
+    points = walk()
+    shutil.rmtree(tmp_path / "runs/walk/digits-second-seed-1")
+    assert walk("--ended") == points[:1]
+
+
 def test_other_curves_keep_their_points(walk, tmp_path):
     points = walk()
     table = (tmp_path / "walk.toml").read_text().partition("[quick]")[0]
