@@ -87,6 +87,8 @@ def main() -> None:
             _say_how_long(run, arguments.out)
         if arguments.ended:
             curves = [points for curve in curves if (points := list(filter(_has_ended, curve)))]
+            if not curves:
+                parser.error(f"no run below {folder} has ended")
         train_all([walk for curve in curves for walk in _walks(curve)], arguments.jobs)
         results = [r for curve in curves for r in _collect(curve, arguments.out, arguments.logs)]
         if only and path.exists():

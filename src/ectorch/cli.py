@@ -135,7 +135,8 @@ def sweep_recipe(
     from ectorch.experiments.recipe import read_recipe
     from ectorch.experiments.sweep import sweep
     from ectorch.experiments.training import Interrupted
-    from ectorch.report.plots import plot_curve
+    from ectorch.report.gather import gather
+    from ectorch.report.page import WRITERS
     from ectorch.report.progress import progress_bar
     from ectorch.report.tables import curve_table
 
@@ -148,7 +149,7 @@ def sweep_recipe(
     except Interrupted:
         typer.echo(f"stopped; the same command goes on in {folder}")
         raise typer.Exit(130) from None
-    plot_curve(results, folder / "curve.png")
+    WRITERS["png"](folder, gather(folder), folder / "curve.png")
     _tables.print(curve_table(results))
     typer.echo(f"files   {folder}\npicture {folder / 'curve.png'}")
 

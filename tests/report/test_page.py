@@ -99,7 +99,12 @@ def test_markdown_has_every_point_and_baseline(results):
 @pytest.mark.parametrize("form", ["png", "svg"])
 def test_the_curve_is_a_picture_of_its_own(results, tmp_path, form):
     WRITERS[form](results, gather(results), tmp_path / f"curve.{form}")
-    assert (tmp_path / f"curve.{form}").stat().st_size > 5000
+    assert (tmp_path / f"curve.{form}").stat().st_size > 10_000
+
+
+def test_a_curve_is_drawn_with_its_alphas(results):
+    text = page(results, gather(results))
+    assert all(f">alpha {alpha:.2g}<" in text for alpha in SIZES)
 
 
 def test_the_page_needs_nothing_else_and_escapes_what_is_not_its_own(results):

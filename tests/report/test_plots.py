@@ -3,7 +3,7 @@ import torch
 from matplotlib import pyplot as plt
 
 import ectorch as ec
-from ectorch.report.plots import plot_curve, plot_run
+from ectorch.report.plots import plot_run
 
 RESULT = {
     "name": "tiny",
@@ -32,9 +32,3 @@ def test_a_picture_of_many_tensors_stays_readable(tmp_path):
     plot_run(tmp_path / "model.ect", before, RESULT, tmp_path / "report.png")
     height, width, _ = plt.imread(tmp_path / "report.png").shape
     assert width < 8 * height
-
-
-def test_a_curve_is_drawn_with_its_alphas(tmp_path):
-    points = [RESULT | {"alpha": alpha, "file_bytes": int(100 / alpha)} for alpha in (0.1, 1.0)]
-    plot_curve(points, tmp_path / "curve.png")
-    assert (tmp_path / "curve.png").stat().st_size > 10_000

@@ -139,6 +139,11 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def targets(self) -> list[str]:
+        """The names of the targets that it has."""
+        names = "target_size", "target_ratio", "target_bits_per_weight", "target_error"
+        return [name for name in names if getattr(self, name) is not None]
+
 
 def read_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe; ``changes`` (as ``{"seed": 1, "constrain.alpha": 2.0}``) replace values.
@@ -181,8 +186,7 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
     ):
         if value not in known:
             raise RecipeError(f"{key}: {value!r} is unknown, known: {', '.join(known)}")
-    targets = ("target_size", "target_ratio", "target_bits_per_weight", "target_error")
-    if len(given := [key for key in targets if getattr(recipe, key) is not None]) > 1:
+    if len(given := recipe.targets()) > 1:
         raise RecipeError(f"{' and '.join(given)}: give one of them")
     if recipe.target_error and not recipe.holdout:
         raise RecipeError("target_error: needs holdout, the images that tell the error")

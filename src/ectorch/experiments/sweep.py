@@ -61,8 +61,7 @@ def point_recipe(recipe: Recipe, alpha: float, start: str) -> Recipe:
     Raises:
         ConfigError: when it has a target of its own.
     """
-    targets = "target_size", "target_ratio", "target_bits_per_weight", "target_error"
-    if any(getattr(recipe, target) for target in targets):
+    if recipe.targets():
         raise ConfigError(f"{recipe.name} has a target: a sweep is over alpha")
     stage = replace(recipe.constrain, alpha=alpha)
     if not start:

@@ -116,6 +116,8 @@ def curve_picture(
             across, along = point.spread("file_bytes"), point.spread(ERROR)
             axis.errorbar(*place, along, across, color=colour, lw=1, capsize=2)
         picture.mark(axis.plot(*place, "o", color=colour, ms=6)[0], _words(point))
+        alpha = f"alpha {point.first.result['alpha']:.2g}"
+        axis.annotate(alpha, place, (4, 4), textcoords="offset points", fontsize=7)
     for row in baselines:
         place = row["file_bytes"], row["error_percent"]
         (mark,) = axis.plot(*place, "s", color=THEIRS, ms=5)

@@ -1,4 +1,4 @@
-"""Pictures: a run (weights before and after, where the bytes went), and a curve of runs."""
+"""The picture of a run: weights before and after, and where the bytes went."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import StrMethodFormatter
 
 from ectorch.bitstream import Reader, load_file
 
@@ -51,28 +50,6 @@ def plot_run(
         f"{result['file_bytes']:,} bytes (x{result['ratio']:.0f}), {result['evaluated_on']} error "
         f"{result['float_error_percent']:.2f} % to {result['decoded_error_percent']:.2f} %"
     )
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def plot_curve(results: list[dict[str, Any]], path: Path) -> None:
-    """Draw ``path`` (a PNG): bytes against error of runs, each with its alpha."""
-    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    sizes = [result["file_bytes"] for result in results]
-    errors = [result["decoded_error_percent"] for result in results]
-    axis.plot(sizes, errors, "o-", color=_OTHER)
-    for result, size, error in zip(results, sizes, errors, strict=True):
-        text = f"alpha {result['alpha']:.2g}"
-        axis.annotate(text, (size, error), (4, 4), textcoords="offset points", fontsize=8)
-    first = results[0]
-    axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axis.xaxis.set_minor_formatter(StrMethodFormatter("{x:,.0f}"))
-    axis.tick_params(axis="x", which="both", labelsize=8)
-    axis.set_xlabel("bytes of the file")
-    axis.set_ylabel(f"{first['evaluated_on']} error, % (decoded)")
-    axis.set_title(f"{first['name']} on {first['data']}", fontsize=10)
-    axis.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
