@@ -7,16 +7,12 @@ They stay beside the convolution's weights: multiplied into them they would spoi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-
-
-class _Measured(Exception):  # noqa: N818 - ends a forward pass early
-    """The norm has seen its input."""
 
 
 @torch.no_grad()
@@ -25,84 +21,57 @@ def discretize_norms(
 ) -> nn.Module:
     """Re-estimate the statistics of batch norms and round what they compute to grids, in place.
 
-    For a network that is hard: after `ectorch.convert`, before `ectorch.save_file`. Norms are taken
-    in the order of the computation, each from the outputs of those already rounded, so that errors
-    do not add up. Afterwards ``running_mean`` is 0 and ``running_var`` 1, ``weight`` and ``bias``
-    have at most ``levels`` values. Norms without weight and bias only get new statistics.
+    For a network that is hard: after `ectorch.convert`, before `ectorch.save_file`. One forward
+    pass of all ``batches`` at once meets each norm behind those already rounded, so that errors do
+    not add up. Afterwards ``running_mean`` is 0 and ``running_var`` 1, ``weight`` and ``bias`` have
+    at most ``levels`` values. Norms without weight and bias only get new statistics.
 
     Args:
         model: plain, with or without batch norms; left in eval mode.
-        batches: inputs of ``model``, a few thousand examples of the training set in all; without
-            any, norms keep the statistics that they have.
+        batches: inputs of ``model``, a few thousand examples of the training set in all, as many
+            as memory holds in float at once; without any, norms keep the statistics that they have.
         levels: of a grid, zero included; at least 3.
 
     Returns:
         ``model``.
     """
     model.eval()
-    norm: Any  # its buffers may be None to torch's types
-    for norm in _in_order(model, batches):
-        mean, variance = norm.running_mean.clone(), norm.running_var.clone()
-        if batches:
-            mean, variance = _statistics(model, norm, batches)
-        norm.num_batches_tracked.zero_()
-        if not norm.affine:
-            norm.running_mean.copy_(mean)
-            norm.running_var.copy_(variance)
-            continue
-        # an input that never changes is normalized to 0
-        scale = torch.where(variance > 0, norm.weight / (variance + norm.eps).sqrt(), 0.0)
-        shift = norm.bias - mean * scale
-        norm.running_mean.zero_()
-        norm.running_var.fill_(1.0)
-        norm.weight.copy_(_rounded(scale * (1 + norm.eps) ** 0.5, levels))
-        norm.bias.copy_(_rounded(shift, levels))
-    return model
-
-
-def _in_order(model: nn.Module, batches: Sequence[Tensor]) -> list[_BatchNorm]:
-    """Batch norms with running statistics, as one forward pass first meets them."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    if not norms or not batches:
-        return norms
-    met: dict[_BatchNorm, None] = {}
-    _forward(model, batches[0][:1], dict.fromkeys(norms, lambda norm, _: met.setdefault(norm)))
-    return list(met)
+    if not batches:
+        for norm in norms:
+            _discretize(norm, norm.running_mean, norm.running_var, levels)
+        return model
+    met: set[_BatchNorm] = set()
 
+    def measure(norm: _BatchNorm, inputs: tuple[Tensor]) -> None:
+        if norm not in met:
+            met.add(norm)
+            dimensions = [d for d in range(inputs[0].dim()) if d != 1]
+            variance, mean = torch.var_mean(inputs[0], dimensions, correction=0)
+            _discretize(norm, mean, variance, levels)
 
-def _statistics(
-    model: nn.Module, norm: _BatchNorm, batches: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel of what ``norm`` is given."""
-    origins: list[Tensor] = []
-    sums: list[Tensor] = []
-
-    def measure(_: _BatchNorm, inputs: tuple[Tensor]) -> None:
-        channels = inputs[0].transpose(0, 1).flatten(1).double()
-        origins.append(channels[:, :1])
-        channels = channels - origins[0]  # what never changes has a variance of exactly 0
-        sums.append(torch.stack([torch.ones_like(channels), channels, channels**2]).sum(2))
-        raise _Measured
-
-    for batch in batches:
-        _forward(model, batch, {norm: measure})
-    count, first, second = torch.stack(sums).sum(0)
-    mean = first / count
-    variance = (second / count - mean**2).clamp(min=0)
-    return (origins[0][:, 0] + mean).float(), variance.float()
-
-
-def _forward(
-    model: nn.Module, batch: Tensor, hooks: dict[_BatchNorm, Callable[..., object]]
-) -> None:
-    handles = [norm.register_forward_pre_hook(hook) for norm, hook in hooks.items()]
+    handles = [norm.register_forward_pre_hook(measure) for norm in norms]
     try:
-        model(batch)
-    except _Measured:
-        pass
+        model(torch.cat(list(batches)))
     finally:
         for handle in handles:
             handle.remove()
+    return model
+
+
+def _discretize(norm: Any, mean: Tensor, variance: Tensor, levels: int) -> None:
+    norm.num_batches_tracked.zero_()
+    if not norm.affine:
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+        return
+    # an input that never changes is normalized to 0
+    scale = torch.where(variance > 0, norm.weight / (variance + norm.eps).sqrt(), 0.0)
+    shift = norm.bias - mean * scale
+    norm.running_mean.zero_()
+    norm.running_var.fill_(1.0)
+    norm.weight.copy_(_rounded(scale * (1 + norm.eps) ** 0.5, levels))
+    norm.bias.copy_(_rounded(shift, levels))
 
 
 def _rounded(values: Tensor, levels: int) -> Tensor:
