@@ -30,8 +30,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from trainings import Run, train_all
 
+from ectorch.experiments.networks import NETWORKS
 from ectorch.experiments.recipe import read_recipe
 from ectorch.experiments.result import LOG_FILE, MODEL_FILE, RESULT_FILE
+from ectorch.experiments.target import target_bytes
 from ectorch.experiments.training import train
 
 if sys.version_info >= (3, 11):
@@ -120,8 +122,19 @@ class Point:
 
     @property
     def alpha(self) -> float:
-        stage = self.runs[0][0].constrain
-        return stage.alpha if stage.epochs else 0.0
+        """The one that was asked for, or found for a size: then the mean of the last steps'."""
+        recipe = self.runs[0][0]
+        if not recipe.constrain.epochs:
+            return 0.0
+        return (
+            statistics.mean(map(_found_alpha, self.runs)) if self.size else recipe.constrain.alpha
+        )
+
+    @property
+    def size(self) -> int | None:
+        """Bytes that were asked for, if any."""
+        recipe = self.runs[0][0]
+        return target_bytes(recipe, NETWORKS[recipe.network]()) or None
 
 
 def _curve(curve: dict[str, Any], folder: Path, quick: dict[str, Any]) -> list[Point]:
@@ -149,6 +162,11 @@ def _curve(curve: dict[str, Any], folder: Path, quick: dict[str, Any]) -> list[P
             runs.append((read_recipe(path, changes), folder / name))
         points.append(Point(curve["name"], step["name"], runs, bool(walk)))
     return points
+
+
+def _found_alpha(run: Run) -> float:
+    records = map(json.loads, (run[1] / LOG_FILE).read_text().splitlines())
+    return [float(record["alpha"]) for record in records if record.get("alpha")][-1]
 
 
 def _shortened(path: Path, changes: dict[str, Any], quick: dict[str, Any]) -> dict[str, Any]:
@@ -202,9 +220,7 @@ def _collect(curve: list[Point], out: Path, logs: bool) -> list[dict[str, Any]]:
     for point in curve:
         results = []
         for recipe, folder in point.runs:
-            result = train(
-                recipe, folder
-            )  # has ended: reads it, and checks that the recipe is this
+            result = train(recipe, folder)  # has ended: reads it, and checks the recipe
             for own, kept in _kept(folder, out).items():
                 if logs or own.name == MODEL_FILE:
                     shutil.copy(own, kept)
@@ -227,6 +243,7 @@ def _summary(point: Point, results: list[dict[str, Any]]) -> dict[str, Any]:
         "data": results[0]["data"],
         "float_bytes": results[0]["float_bytes"],
         "alpha": point.alpha,
+        "target_bytes": point.size,
         "runs": [{key: result[key] for key in KEPT} for result in results],
         "mean": {key: statistics.mean(values) for key, values in columns.items()},
         "std": {
@@ -249,8 +266,11 @@ def table_of(points: list[dict[str, Any]]) -> str:
             text = f"{mean[key]:,.{digits}f}"  # noqa: B023 - called in this round alone
             return text if std[key] is None else f"{text} ± {std[key]:,.{digits}f}"  # noqa: B023
 
+        alpha = f"{point['alpha']:.3g}"
+        if point.get("target_bytes"):
+            alpha += f", found for {point['target_bytes']:,}"
         lines.append(
-            f"| {point['network']} / {point['data']} | {point['alpha']:g} | {len(point['runs'])} | "
+            f"| {point['network']} / {point['data']} | {alpha} | {len(point['runs'])} | "
             f"{spread('file_bytes', 0)} | {point['float_bytes'] / mean['file_bytes']:,.0f} | "
             f"{spread('decoded_error_percent', 2)} % | {spread('float_error_percent', 2)} % | "
             f"{mean['seconds'] / 60:.1f} |"

@@ -31,13 +31,19 @@ def train_all(walks: list[list[Run]], jobs: int) -> None:
 def _train_walk(walk: list[Run]) -> None:
     for recipe, folder in walk:
         show = _show_epochs if len(walk) > 1 else _show_nothing
-        result = train(recipe, folder, show)
+        result = train(recipe, folder, show, _is_orphan)
         print(
             f"{folder.name}: {result['file_bytes']:,} bytes, "
             f"{result['decoded_error_percent']:.2f} % ({result['evaluated_on']}), "
             f"{result['seconds']:.0f} s",
             flush=True,
         )
+
+
+def _is_orphan() -> bool:
+    """Whether the process that asked for the training is gone: it may be run anew by another."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()
 
 
 def _show_nothing(progress: Progress) -> None:

@@ -114,6 +114,21 @@ def test_other_curves_keep_their_points(walk, tmp_path):
     assert both[:2] == points
 
 
+def test_a_point_of_a_given_size_has_the_alpha_that_was_found(walk, tmp_path):
+    asked = f'''[[curves]]
+name = "asked"
+seeds = [0]
+recipe = "{tmp_path / "first.toml"}"
+points = [{{ name = "small", changes = {{ target_ratio = 40.0, "constrain.epochs" = 6 }} }}]
+'''
+    (tmp_path / "walk.toml").write_text(asked + "[[published]]" + TABLE_TAIL)
+    [point] = walk("--logs")
+    log = (tmp_path / "out/asked-small-seed-0.jsonl").read_text().splitlines()
+    assert point["alpha"] == json.loads(log[-2])["alpha"] != 0.05
+    assert point["runs"][0]["file_bytes"] <= point["target_bytes"] == point["float_bytes"] // 40
+    assert f"found for {point['target_bytes']:,}" in (tmp_path / "out/results.md").read_text()
+
+
 def test_quick_runs_are_short_and_apart(walk, tmp_path):
     points = walk("--quick")
     epochs = [
