@@ -72,14 +72,14 @@ def main() -> None:
     parser.add_argument("--logs", action="store_true", help="keep results and logs, and use them")
     parser.add_argument("--quick", action="store_true", help="fewer epochs of a smaller network")
     arguments = parser.parse_args()
-    table = tomllib.loads(arguments.curves.read_text())
+    table = read_table(arguments.curves)
     path = arguments.out / "results.json"
     arguments.out.mkdir(parents=True, exist_ok=True)
     if not arguments.redraw:
         only = arguments.only or (table["quick"]["curves"] if arguments.quick else None)
         folder = arguments.runs / (arguments.curves.stem + ("-quick" if arguments.quick else ""))
         curves = [
-            _curve(curve, folder, table["quick"] if arguments.quick else {})
+            points_of(curve, folder, table["quick"] if arguments.quick else {})
             for curve in table["curves"]
             if curve["name"] in (only or [curve["name"]])
         ]
@@ -137,8 +137,20 @@ class Point:
         return target_bytes(recipe, NETWORKS[recipe.network]()) or None
 
 
-def _curve(curve: dict[str, Any], folder: Path, quick: dict[str, Any]) -> list[Point]:
-    """The points of a curve; those of a walk in the order in which one starts from the other."""
+def read_table(path: Path) -> dict[str, Any]:
+    """A table of curves."""
+    return tomllib.loads(path.read_text())
+
+
+def points_of(
+    curve: dict[str, Any], folder: Path, quick: dict[str, Any] | None = None
+) -> list[Point]:
+    """The points of a curve; those of a walk in the order in which one starts from the other.
+
+    Args:
+        folder: of the runs.
+        quick: how the table shortens them, if it does.
+    """
     walk = curve.get("walk")
     steps = (
         walk

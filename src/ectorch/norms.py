@@ -36,7 +36,10 @@ def discretize_norms(
         ``model``.
     """
     model.eval()
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    # their buffers may be None to torch's types
+    norms: list[Any] = [
+        m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
+    ]
     if not batches:
         for norm in norms:
             _discretize(norm, norm.running_mean, norm.running_var, levels)
