@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ _WIDTH, _HEIGHT = 5.6, 3.5  # inches: letters stay readable on a phone
 _MOST_BARS, _MOST_MAPS = 16, 6
 _MAP_SIDE = 128
 _MOST_LEVELS = 300  # with a mark each
+Mark = Callable[[Any, str], None]
+"""Gives an artist words to show."""
 
 
 class Picture:
@@ -150,23 +152,30 @@ def histogram_picture(
     """Weights of the float network, where they are known, and how many have each codebook value."""
     picture = Picture(name, len(after), height=1.9 * len(after))
     for axis, (tensor, values) in zip(picture.axes, after.items(), strict=True):
-        if tensor in before:
-            reach = max(float(np.abs(before[tensor]).max()), float(np.abs(values).max()), 1e-12)
-            edges = np.linspace(-reach, reach, 81).tolist()
-            weights = np.full(before[tensor].size, 1 / before[tensor].size)
-            axis.hist(before[tensor].ravel(), edges, weights=weights, color=FLOAT, alpha=0.6)
-        levels, counts = np.unique(values, return_counts=True)
-        shares = counts / values.size
-        axis.vlines(levels, 1e-9, shares, color=FRONT, lw=2)
-        marked = zip(levels, counts, shares, strict=True) if len(levels) <= _MOST_LEVELS else ()
-        for level, count, share in marked:
-            (mark,) = axis.plot(level, share, "o", color=FRONT, ms=4)
-            picture.mark(mark, f"{tensor}: {level:.5g}, {count:,} weights ({share:.2%})")
-        axis.set_yscale("log")
-        axis.set_ylim(0.3 / values.size, 2)
-        axis.set_title(f"{tensor}: {np.mean(values == 0):.1%} zero", fontsize=9, loc="left")
+        draw_histogram(axis, tensor, values, before.get(tensor), picture.mark)
         axis.set_ylabel("share", fontsize=9)
     return picture
+
+
+def draw_histogram(
+    axis: Axes, tensor: str, after: np.ndarray, before: np.ndarray | None, mark: Mark
+) -> None:
+    """Shares of the float values, if given, in bins, and of the values that they are now."""
+    if before is not None:
+        reach = max(float(np.abs(before).max()), float(np.abs(after).max()), 1e-12)
+        edges = np.linspace(-reach, reach, 81).tolist()
+        weights = np.full(before.size, 1 / before.size)
+        axis.hist(before.ravel(), edges, weights=weights, color=FLOAT, alpha=0.6)
+    levels, counts = np.unique(after, return_counts=True)
+    shares = counts / after.size
+    axis.vlines(levels, 1e-9, shares, color=FRONT, lw=2)
+    marked = zip(levels, counts, shares, strict=True) if len(levels) <= _MOST_LEVELS else ()
+    for level, count, share in marked:
+        (dot,) = axis.plot(level, share, "o", color=FRONT, ms=4)
+        mark(dot, f"{tensor}: {level:.5g}, {count:,} weights ({share:.2%})")
+    axis.set_yscale("log")
+    axis.set_ylim(0.3 / after.size, 2)
+    axis.set_title(f"{tensor}: {np.mean(after == 0):.1%} zero", fontsize=9, loc="left")
 
 
 @matplotlib.rc_context(_STYLE)
@@ -191,20 +200,24 @@ def map_picture(name: str, tensors: Mapping[str, np.ndarray]) -> Picture:
 @matplotlib.rc_context(_STYLE)
 def size_picture(name: str, sizes: Mapping[str, int]) -> Picture:
     """Bytes of a file by tensor, the largest by name."""
+    picture = Picture(name, height=0.6 + 0.24 * min(len(sizes), _MOST_BARS + 1))
+    draw_sizes(picture.axes[0], sizes, picture.mark)
+    return picture
+
+
+def draw_sizes(axis: Axes, sizes: Mapping[str, int], mark: Mark) -> None:
+    """A bar for each of the largest, and one for the others."""
     largest = sorted(sizes, key=lambda tensor: -sizes[tensor])[:_MOST_BARS]
     shown = {tensor: size for tensor, size in sizes.items() if tensor in largest}
     if len(sizes) > _MOST_BARS:
         shown["others"] = sum(sizes.values()) - sum(shown.values())
-    picture = Picture(name, height=0.6 + 0.24 * len(shown))
-    axis = picture.axes[0]
     for tensor, size in reversed(shown.items()):
         (bar,) = axis.barh(tensor, size, color=OURS)
-        picture.mark(bar, f"{tensor}: {size:,} bytes ({size / sum(sizes.values()):.1%})")
+        mark(bar, f"{tensor}: {size:,} bytes ({size / sum(sizes.values()):.1%})")
         axis.annotate(f"{size:,}", (size, tensor), (3, -3), textcoords="offset points", fontsize=8)
     axis.margins(x=0.15)
     axis.set_xlabel("bytes")
     axis.tick_params(axis="y", labelsize=8)
-    return picture
 
 
 @matplotlib.rc_context(_STYLE)
@@ -235,10 +248,12 @@ def training_picture(name: str, log: Sequence[Mapping[str, Any]]) -> Picture:
     return picture
 
 
-def largest_matrices(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def largest_matrices(
+    tensors: Mapping[str, np.ndarray], most: int = _MOST_MAPS
+) -> dict[str, np.ndarray]:
     """The largest tensors of two or more dimensions, in the network's order."""
     matrices = [tensor for tensor, values in tensors.items() if values.ndim > 1]
-    kept = sorted(matrices, key=lambda tensor: -tensors[tensor].size)[:_MOST_MAPS]
+    kept = sorted(matrices, key=lambda tensor: -tensors[tensor].size)[:most]
     return {tensor: tensors[tensor] for tensor in matrices if tensor in kept}
 
 
