@@ -25,7 +25,7 @@ reproduce-mnist: $(VENV)/.experiments
 
 # the same, and goes on from the runs whose logs are kept there: hours an architecture
 reproduce-cifar10: $(VENV)/.experiments
-	$(BIN)/python benchmarks/curve.py benchmarks/curves/cifar10.toml --out results/cifar10 --logs --jobs 1
+	$(BIN)/python benchmarks/curve.py benchmarks/curves/cifar10.toml --out results/cifar10 --logs --jobs 1 --readme README.md
 
 quick-cifar10: $(VENV)/.experiments
 	$(BIN)/python benchmarks/curve.py benchmarks/curves/cifar10.toml --out runs/quick-cifar10 --quick --jobs 1

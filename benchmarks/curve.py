@@ -8,7 +8,7 @@ interrupted, and are not repeated when they are there. Each file is evaluated on
 after its training, by `ectorch train` itself; choices were made on held-out images before. Writes
 into --out: an .ect file a run, results.json, results.md and curve.png; with --logs also each run's
 result and log, from which another checkout goes on. With --readme, the table of the first curves'
-data set between the two marks in that file is written anew. --quick: the reduced variant that the
+data set between its two marks in that file is written anew. --quick: the reduced variant that the
 table describes.
 """
 
@@ -21,6 +21,7 @@ import math
 import shutil
 import statistics
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ KEPT = (
     "seconds",
 )
 AVERAGED = ("file_bytes", "float_error_percent", "decoded_error_percent", "seconds")
-BEGIN, END = "<!-- results -->", "<!-- end of results -->"
+BEGIN, END = "<!-- results of {} -->", "<!-- end of results -->"
 LABELS = {"B": "bytes of a file", "H": "codebook and indices", "N": "nonzeros only"}
 
 
@@ -78,14 +79,13 @@ def main() -> None:
     if not arguments.redraw:
         only = arguments.only or (table["quick"]["curves"] if arguments.quick else None)
         folder = arguments.runs / (arguments.curves.stem + ("-quick" if arguments.quick else ""))
-        curves = [
-            points_of(curve, folder, table["quick"] if arguments.quick else {})
-            for curve in table["curves"]
-            if curve["name"] in (only or [curve["name"]])
-        ]
-        for run in (run for curve in curves for point in curve for run in point.runs):
-            if arguments.logs:
+        quick = table["quick"] if arguments.quick else {}
+        every = [points_of(curve, folder, quick) for curve in table["curves"]]
+        if arguments.logs:
+            for run in _runs(every):  # also of curves that teach others
                 _take_back(run, arguments.out)
+        curves = [curve for curve in every if curve[0].curve in (only or [curve[0].curve])]
+        for run in _runs(curves):
             _say_how_long(run, arguments.out)
         if arguments.ended:
             curves = [points for curve in curves if (points := list(filter(_has_ended, curve)))]
@@ -105,10 +105,11 @@ def main() -> None:
     (arguments.out / "results.md").write_text(table_of(results) + "\n")
     draw(results, table["published"], arguments.out / "curve.png")
     if arguments.readme:
-        before, _, rest = arguments.readme.read_text().partition(BEGIN)
+        begin = BEGIN.format(arguments.curves.stem)
+        before, _, rest = arguments.readme.read_text().partition(begin)
         after = rest.partition(END)[2]
         short = table_of([point for point in results if point["data"] == results[0]["data"]])
-        arguments.readme.write_text(f"{before}{BEGIN}\n{short}\n{END}{after}")
+        arguments.readme.write_text(f"{before}{begin}\n{short}\n{END}{after}")
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,12 @@ def _shortened(path: Path, changes: dict[str, Any], quick: dict[str, Any]) -> di
         f"{stage}.epochs": math.ceil(quick["epochs"] * getattr(recipe, stage).epochs)
         for stage in ("pretrain", "constrain", "finetune")
     }
-    return {"network": quick["networks"].get(recipe.network, recipe.network), **epochs}
+    network = {"network": quick["networks"].get(recipe.network, recipe.network)}
+    return network | quick.get("changes", {}) | epochs
+
+
+def _runs(curves: list[list[Point]]) -> Iterator[Run]:
+    return (run for curve in curves for point in curve for run in point.runs)
 
 
 def _walks(curve: list[Point]) -> list[list[Run]]:

@@ -255,15 +255,13 @@ def evaluate(
     """Evaluate the network in an .ect file on a test set; the file alone says which network."""
     from ectorch.experiments import data as data_sets
     from ectorch.experiments.evaluation import evaluate as run
-    from ectorch.experiments.networks import NETWORKS, check_images, identify
-    from ectorch.storage import load_model
+    from ectorch.experiments.files import read_network
+    from ectorch.experiments.networks import check_images
 
-    with Reader(source) as reader:
-        name = identify({entry.name: entry.shape for entry in reader})
-    model = load_model(NETWORKS[name](), source).eval()
+    name, model = read_network(source)
     test = data_sets.load(data).test
     check_images(name, data, test.images)
-    evaluation = run(model, test)
+    evaluation = run(model.eval(), test)
     record = {
         "file": str(source),
         "file_bytes": source.stat().st_size,

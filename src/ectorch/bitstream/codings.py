@@ -149,7 +149,7 @@ def estimate_bits(tensor: RawTensor) -> float:
     levels, symbols = found
     counts = rans.count_symbols(symbols, len(levels.patterns))
     book = 8 * len(levels.encode(tensor.dtype))
-    if book + _entropy_bits(counts) >= plain:
+    if book + static.entropy_bits(counts) >= plain:
         return plain
     return min(plain, book + static.estimate_bits(counts))
 
@@ -164,7 +164,7 @@ def _encode_symbols(
         yield Coding.STATIC, book
         return
     counts = rans.count_symbols(symbols, many, around.map)
-    entropy_bytes = _entropy_bits(counts) / 8
+    entropy_bytes = static.entropy_bits(counts) / 8
     if len(book) + entropy_bytes < tensor.bits.nbytes:
         coding, stream = _encode_static(symbols, many, around.map)
         yield coding, book + stream
@@ -255,11 +255,6 @@ def _decode_whole(coding: Coding, payload: bytes, dtype: str, count: int, what: 
     if len(payload) != size:
         raise FormatError(f"{what}: {size} bytes expected, {len(payload)} stored")
     return floats.decode_half(payload, what) if half else bits_from_bytes(payload, dtype)
-
-
-def _entropy_bits(counts: np.ndarray) -> float:
-    counts = counts[counts > 0].astype(np.float64)
-    return float(counts @ np.log2(counts.sum() / counts))
 
 
 class _Stream(Protocol):

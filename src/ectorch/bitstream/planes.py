@@ -162,8 +162,7 @@ def _encode_plain(plane: Plane, level: int | None) -> bytes:
 def _static_bytes(plane: Plane, plain: bytes) -> float:
     """Estimated bytes of `_encode_static`, at once infinite where ``plain`` is shorter."""
     counts = np.bincount(plane - plane.min())
-    used = counts[counts > 0]
-    if len(used) == 1 or used @ np.log2(len(plane) / used) >= 8 * len(plain):
+    if np.count_nonzero(counts) == 1 or static.entropy_bits(counts) >= 8 * len(plain):
         return float("inf")
     return _STATIC_HEAD_BYTES + static.estimate_bits(counts) / 8
 

@@ -69,28 +69,19 @@ def encode(symbols: np.ndarray, levels: int, map: Map = map) -> bytes | None:
     return head + b"".join(data for _, data in chunks)
 
 
-def decode(data: bytes, count: int, levels: int, what: str, map: Map = map) -> np.ndarray:
-    """Read (count,) uint16 symbols; ``what`` names the tensor in errors.
-
-    Raises:
-        FormatError: on bytes that no encoder writes, as far as that can be told.
-    """
-    stream = RansStream(data, count, levels, what)
-    out = np.empty(count, np.uint16)
-    parts = _split(out, stream.chunk_bits)
-    for _ in map(stream.decode_into, range(len(parts)), parts):
-        pass
-    return out
-
-
 class RansStream:
     """A stream whose tables are read and whose chunks can be decoded alone, by any thread.
 
     Attributes:
-        chunk_bits: log2 of the symbols of a chunk; the last one may have fewer.
+        chunk_items: symbols of a chunk; the last one may have fewer.
+
+    Args:
+        count, levels: of the symbols.
+        what: the tensor's name in errors.
 
     Raises:
-        FormatError: as `decode` does, from the constructor or from the chunk that is damaged.
+        FormatError: on bytes that no encoder writes, as far as that can be told, from the
+            constructor or from the chunk that is damaged.
     """
 
     def __init__(self, data: bytes, count: int, levels: int, what: str) -> None:
@@ -99,9 +90,10 @@ class RansStream:
         self._count = count
         self._kernels = compiled(count) or ranscoder
         model = _MODES.get(cursor.byte())
-        self.chunk_bits = cursor.byte()
-        if model is None or not _MIN_CHUNK_BITS <= self.chunk_bits <= _MAX_CHUNK_BITS:
-            raise FormatError(f"{what}: unknown mode of rANS or chunks of 2**{self.chunk_bits}")
+        chunk_bits = cursor.byte()
+        if model is None or not _MIN_CHUNK_BITS <= chunk_bits <= _MAX_CHUNK_BITS:
+            raise FormatError(f"{what}: unknown mode of rANS or chunks of 2**{chunk_bits}")
+        self.chunk_items = 1 << chunk_bits
         self._model = model.read(cursor, levels)
         sizes = [self._model.read_sizes(cursor) for _ in range(len(self))]
         self._chunks = [(tokens, cursor.take(size)) for tokens, size in sizes]
@@ -110,19 +102,7 @@ class RansStream:
 
     def __len__(self) -> int:
         """The number of chunks."""
-        return -(-self._count >> self.chunk_bits)
-
-    @property
-    def chunk_items(self) -> int:
-        """Symbols of a chunk; the last one may have fewer."""
-        return 1 << self.chunk_bits
-
-    def chunk(self, index: int) -> np.ndarray:
-        """(up to 2**chunk_bits,) uint16 symbols of one chunk."""
-        start = index << self.chunk_bits
-        out = np.empty(min(self._count - start, 1 << self.chunk_bits), np.uint16)
-        self.decode_into(index, out)
-        return out
+        return -(-self._count // self.chunk_items)
 
     def decode_into(self, index: int, out: np.ndarray) -> None:
         """Fill ``out``, uint16 of the length of chunk ``index``, contiguous."""
@@ -297,9 +277,8 @@ def _choose_table(tables: PricedTables) -> tuple[_Table, float]:
 
 
 def _choose_chunk_bits(counts: np.ndarray) -> int:
-    used = counts[counts > 0].astype(np.float64)
-    count = int(used.sum())
-    bits_a_symbol = float(used @ np.log2(count / used)) / count
+    count = int(counts.sum())
+    bits_a_symbol = static.entropy_bits(counts) / count
     chunk_bits = _CHUNK_BITS
     while chunk_bits < _MAX_CHUNK_BITS and 1 << chunk_bits < count:
         if bits_a_symbol * (1 << chunk_bits) >= _SMALL_CHUNK_BITS:

@@ -91,6 +91,13 @@ def decode_table(data: bytes, levels: int, what: str) -> FrequencyTable:
     return table
 
 
+def entropy_bits(counts: np.ndarray) -> float:
+    """Bits of all symbols with these ``counts`` (levels,) under their own entropy: no coder gets
+    below that does not look at their order, nor has to know the counts."""
+    used = counts[counts > 0].astype(np.float64)
+    return float(used @ np.log2(used.sum() / used))
+
+
 def estimate_bits(counts: np.ndarray) -> float:
     """Bits that `encode` spends on symbols with these ``counts`` (levels,), within 8."""
     return float(PricedTables(counts).bits.min()) if np.count_nonzero(counts) > 1 else 0.0

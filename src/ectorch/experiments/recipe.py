@@ -15,6 +15,7 @@ from ectorch.config import Config
 from ectorch.errors import ConfigError, RecipeError
 from ectorch.experiments.augment import Augment
 from ectorch.experiments.data import DATA_SETS
+from ectorch.experiments.distill import Distill
 from ectorch.experiments.networks import NETWORKS
 
 if sys.version_info >= (3, 11):
@@ -104,6 +105,7 @@ class Recipe:
         constrain: training under the penalty.
         finetune: of codebooks and float parameters with frozen symbols.
         augment: random maps of the training images, in every stage.
+        distill: a teacher beside the labels, in every stage.
         precision: "bfloat16" computes products in it while training (autocast), for what the
             progress shows and for the code length of the labels; weights, penalty and the
             evaluation of the file stay float32.
@@ -125,6 +127,7 @@ class Recipe:
     reduce: ConstrainStage = field(default_factory=lambda: ConstrainStage(epochs=0))
     finetune: Stage = field(default_factory=lambda: Stage(epochs=0))
     augment: Augment = field(default_factory=Augment)
+    distill: Distill = field(default_factory=Distill)
     seed: _Count = 0
     start: str = ""
     target_size: _Bytes | None = None

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ectorch.control import ramp
-from ectorch.errors import EctorchError, RecipeError, TrainingError
+from ectorch.errors import RecipeError, TrainingError
 from ectorch.experiments import data as data_sets
 from ectorch.experiments.augment import augment
 from ectorch.experiments.data import DataSet, Split
+from ectorch.experiments.distill import Teacher
 from ectorch.experiments.evaluation import autocast, channels_last, evaluate, pixels
+from ectorch.experiments.files import asked_for, load_into
 from ectorch.experiments.networks import NETWORKS, check_images
 from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
 from ectorch.experiments.result import FLOAT_FILE, check_same_recipe, finish, finished
@@ -34,7 +36,7 @@ from ectorch.network import (
     penalty,
     prepare,
 )
-from ectorch.storage import SizeMeter, load_model
+from ectorch.storage import SizeMeter
 from ectorch.units import fit_shapes, remove_dead_units
 
 STAGES = ("pretrain", "reduce", "constrain", "finetune")
@@ -166,6 +168,9 @@ class _Run:
         self.model: nn.Module = NETWORKS[recipe.network]()
         self.optimizer: torch.optim.Optimizer | None = None
         self.state = _State()
+        self.teacher: Teacher | None = None
+        if recipe.distill.teacher:
+            self.teacher = Teacher(recipe.distill, data.name, data.train.images)
         self.meter = SizeMeter(threads=recipe.threads)
         self.target: SizeTarget | None = None
         if target_bytes(recipe, self.model):
@@ -178,7 +183,8 @@ class _Run:
         if self.checkpoint.exists():
             self._restore()
         elif recipe.start:
-            _load(self.model, Path(recipe.start))
+            with asked_for("start", Path(recipe.start)):
+                load_into(self.model, Path(recipe.start))
 
     @property
     def stage(self) -> Stage:
@@ -277,7 +283,10 @@ class _Run:
         images = channels_last(augment(pixels(batch.images), self.recipe.augment))
         with autocast(self.recipe.precision):
             logits = self.model(images).float()
+            taught = self.teacher.logits(images) if self.teacher else None
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=stage.label_smoothing)
+        if self.teacher and taught is not None:
+            loss = self.teacher.mix(loss, logits, taught)
         objective = loss
         if isinstance(stage, ConstrainStage):
             if self.target and stage is self.recipe.constrain:
@@ -381,16 +390,6 @@ class _Run:
         self.meter.load_state_dict(saved["meter"])
         if self.target:
             self.target.control.load_state_dict(saved["control"])
-
-
-def _load(model: nn.Module, path: Path) -> None:
-    try:
-        if path.suffix == ".safetensors":
-            model.load_state_dict(safetensors.torch.load_file(path))
-        else:
-            load_model(model, path)
-    except (OSError, EctorchError, RuntimeError, safetensors.SafetensorError) as error:
-        raise RecipeError(f"start: {path}: {' '.join(str(error).split())}") from error
 
 
 def _lr_share(progress: float, stage: Stage) -> float:
