@@ -59,6 +59,23 @@ def test_means_over_five_seeds_beat_the_published_sizes(network, most_bytes, mos
     )
 
 
+@pytest.mark.parametrize(
+    ("network", "most_bytes", "most_error_percent", "most_above_float"),
+    [("vgg-like", 844_000, 100, 0.3)],
+)
+def test_cifar_files_beat_the_published_sizes(
+    network, most_bytes, most_error_percent, most_above_float
+):
+    assert any(
+        point["network"] == network
+        and point["mean"]["file_bytes"] <= most_bytes
+        and point["mean"]["decoded_error_percent"] <= most_error_percent
+        and point["mean"]["decoded_error_percent"]
+        <= point["mean"]["float_error_percent"] + most_above_float
+        for point in POINTS[FOLDERS[1]]
+    )
+
+
 @pytest.mark.parametrize("network", ["lenet-300-100", "lenet-5-caffe"])
 def test_the_other_data_set_has_a_curve_of_six_points(network):
     alphas = {point["alpha"] for point in FASHION if point["network"] == network}
