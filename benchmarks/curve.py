@@ -28,7 +28,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from trainings import Run, train_all
 
 from ectorch.experiments.networks import NETWORKS
@@ -353,10 +353,11 @@ def _draw_panel(axis: Axes, points: list[dict[str, Any]], published: list[dict[s
         )
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.xaxis.set_major_formatter(EngFormatter(unit="B", sep=" "))
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.margins(0.25)
-    axis.set_xlabel("bytes")
+    axis.set_xlabel("size of the file")
+    axis.tick_params(axis="x", labelsize=8)
     axis.set_ylabel("test error, %")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)

@@ -50,13 +50,6 @@ def test_nothing_pulls_at_a_network_that_says_what_the_teacher_says(path):
     torch.testing.assert_close(logits.grad, torch.zeros(6, 10), rtol=0, atol=1e-6)
 
 
-def test_a_mirror_gives_both_sides_the_same_logits(path):
-    teacher = Teacher(Distill(str(path), mirror=True), "mnist", IMAGES)
-    torch.testing.assert_close(teacher.logits(IMAGES), teacher.logits(IMAGES.flip(3)))
-    plain = Teacher(Distill(str(path)), "mnist", IMAGES)
-    assert not torch.allclose(plain.logits(IMAGES), plain.logits(IMAGES.flip(3)))
-
-
 def test_a_taught_run_learns_without_labels_and_resumes_to_the_same_bytes(tmp_path, monkeypatch):
     teacher = train(parse_recipe(TABLE), tmp_path / "teacher")
     distill = {"teacher": str(tmp_path / "teacher/float.safetensors"), "share": 1.0}

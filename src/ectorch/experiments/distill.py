@@ -24,14 +24,12 @@ class Distill:
             of the same or another architecture; empty for labels alone.
         share: of the teacher in the loss; the rest is the labels'.
         temperature: that both distributions are softened by.
-        mirror: ask the teacher for each image and its mirror image, and take the mean logits.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
     teacher: str = ""
     share: Annotated[float, Field(ge=0, le=1)] = 0.7
     temperature: Annotated[float, Field(gt=0)] = 2.0
-    mirror: bool = False
 
 
 class Teacher:
@@ -55,8 +53,6 @@ class Teacher:
     def logits(self, images: Tensor) -> Tensor:
         """(n, classes) float32 of (n, channels, height, width) images in [0, 1]."""
         logits: Tensor = self._model(images)
-        if self._how.mirror:
-            logits = (logits + self._model(images.flip(3))) / 2
         return logits.float()
 
     def mix(self, loss: Tensor, logits: Tensor, taught: Tensor) -> Tensor:
