@@ -4,6 +4,7 @@ import sys
 import time
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file as load_safetensors
 from safetensors.torch import save_file as save_safetensors
@@ -171,6 +172,18 @@ def test_compress_refuses_what_holds_no_tensors(run, tmp_path, name):
     assert_one_clear_line(result, name)
     assert len(result[2]) < 400
     assert not (tmp_path / "a.ect").exists()
+
+
+def test_eval_takes_safetensors(run, tmp_path):
+    from ectorch.experiments.networks import LeNet300100
+
+    path = tmp_path / "net.safetensors"
+    safetensors.torch.save_file(LeNet300100().state_dict(), path)
+    code, text, _ = run("eval", path, "--data", "digits", "--json")
+    assert code == 0
+    assert json.loads(text)["network"] == "lenet-300-100"
+    path.write_bytes(b"nonsense")
+    assert_one_clear_line(run("eval", path, "--data", "digits"), "net.safetensors")
 
 
 def test_eval_refuses_a_file_of_another_dtype(run, tmp_path):

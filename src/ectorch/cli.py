@@ -248,11 +248,11 @@ def compare(
 
 @app.command("eval")
 def evaluate(
-    source: EctFile,
+    source: Annotated[Path, typer.Argument(help=".ect or .safetensors file")],
     data: Annotated[str, typer.Option(help="data set whose test split is used")],
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Evaluate the network in an .ect file on a test set; the file alone says which network."""
+    """Evaluate a network in a file on a test set; its tensors say which network it is."""
     from ectorch.experiments import data as data_sets
     from ectorch.experiments.evaluation import evaluate as run
     from ectorch.experiments.files import read_network

@@ -9,9 +9,10 @@ from pathlib import Path
 import safetensors.torch
 from torch import nn
 
-from ectorch.errors import EctorchError, RecipeError
+from ectorch.bitstream import Reader
+from ectorch.errors import EctorchError, FormatError, RecipeError
 from ectorch.experiments.networks import NETWORKS, Network, identify
-from ectorch.storage import load_file, load_model
+from ectorch.storage import load_model
 
 
 def load_into(model: nn.Module, path: Path) -> None:
@@ -26,13 +27,12 @@ def read_network(path: Path) -> tuple[str, Network]:
     """The network in a file: its tensors say which of `NETWORKS` it is, by name.
 
     Raises:
-        MismatchError: when it is none of them.
+        MismatchError: when it is none of them, or of another dtype.
+        FormatError: when the file is damaged.
     """
-    is_safetensors = path.suffix == ".safetensors"
-    tensors = safetensors.torch.load_file(path) if is_safetensors else load_file(path)
-    name = identify({key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    name = identify(_shapes(path))
     model = NETWORKS[name]()
-    model.load_state_dict(tensors)
+    load_into(model, path)
     return name, model
 
 
@@ -43,3 +43,14 @@ def asked_for(key: str, path: Path) -> Iterator[None]:
         yield
     except (OSError, EctorchError, RuntimeError, safetensors.SafetensorError) as error:
         raise RecipeError(f"{key}: {path}: {' '.join(str(error).split())}") from error
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    if path.suffix != ".safetensors":
+        with Reader(path) as reader:
+            return {entry.name: entry.shape for entry in reader}
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise FormatError(f"{path}: {error}") from error
