@@ -82,7 +82,7 @@ def main() -> None:
         quick = table["quick"] if arguments.quick else {}
         every = [points_of(curve, folder, quick) for curve in table["curves"]]
         if arguments.logs:
-            for run in _runs(every):  # also of curves that teach others
+            for run in _runs(every):  # a recipe may start from another curve's file
                 _take_back(run, arguments.out)
         curves = [curve for curve in every if curve[0].curve in (only or [curve[0].curve])]
         for run in _runs(curves):
@@ -189,7 +189,7 @@ def _shortened(path: Path, changes: dict[str, Any], quick: dict[str, Any]) -> di
         for stage in ("pretrain", "constrain", "finetune")
     }
     network = {"network": quick["networks"].get(recipe.network, recipe.network)}
-    return network | quick.get("changes", {}) | epochs
+    return network | epochs
 
 
 def _runs(curves: list[list[Point]]) -> Iterator[Run]:

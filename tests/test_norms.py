@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import ectorch as ec
-from ectorch.norms import discretize_norms
+from ectorch.norms import discretize_norms, restore_norms
 
 
 def network(seed=0):
@@ -128,3 +128,30 @@ def test_norms_take_few_bytes_in_a_file():
     assert len(ec.save(net)) < 0.4 * before
     loaded = ec.load(ec.save(net))
     assert all(torch.equal(loaded[key], value) for key, value in net.state_dict().items())
+
+
+@given(seed=st.integers(0, 5), levels=st.sampled_from([9, 129]))
+def test_restored_norms_compute_the_same_and_train_on(seed, levels):
+    net, inputs = network(seed), batches(2, seed)
+    with torch.no_grad():
+        net[0].weight[2] = 0.0
+    discretize_norms(net, inputs, levels)
+    together = torch.cat(inputs)
+    expected = net(together).detach()
+    in_training = exact(net, inputs)
+    assert (in_training - expected).abs().max() > 0.5  # which is what restoring is for
+    restore_norms(net, inputs)
+    assert not net.training
+    torch.testing.assert_close(net(together), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(exact(net, inputs), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_true_statistics_stay():
+    net, inputs = network(), batches()
+    for norm in norms(net):
+        norm.momentum = 1.0
+    net.train()(torch.cat(inputs))
+    before = copy.deepcopy(net.state_dict())
+    restore_norms(net, inputs)
+    for key, value in net.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=1e-2, atol=1e-3)

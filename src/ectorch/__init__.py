@@ -31,7 +31,7 @@ _ROOMS = {
     "fit": ("fit_size",),
     "errors": ("EctorchError", "FormatError"),
     "network": ("convert", "finalize", "freeze_symbols", "param_groups", "penalty", "prepare"),
-    "norms": ("discretize_norms",),
+    "norms": ("discretize_norms", "restore_norms"),
     "storage": (
         "FileSize",
         "SizeMeter",
@@ -68,6 +68,7 @@ __all__ = [
     "ramp",
     "rate_bits",
     "remove_dead_units",
+    "restore_norms",
     "restore_shapes",
     "safe_open",
     "save",

@@ -7,7 +7,8 @@ They stay beside the convolution's weights: multiplied into them they would spoi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,14 +37,36 @@ def discretize_norms(
         ``model``.
     """
     model.eval()
-    # their buffers may be None to torch's types
-    norms: list[Any] = [
-        m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
-    ]
     if not batches:
-        for norm in norms:
+        for norm in _norms(model):
             _discretize(norm, norm.running_mean, norm.running_var, levels)
         return model
+    return _pass(model, batches, partial(_discretize, levels=levels))
+
+
+@torch.no_grad()
+def restore_norms(model: nn.Module, batches: Sequence[Tensor]) -> nn.Module:
+    """Give batch norms the statistics of their inputs, in place, for training to go on.
+
+    `discretize_norms` leaves a mean of 0 and a variance of 1, and a weight and bias that belong to
+    these; in train mode a norm takes mean and variance from the batch, so that weight and bias
+    would be wrong by as much as they differ. Afterwards they belong to the statistics of
+    ``batches``. In eval mode the network computes what it did, up to rounding in sums.
+
+    Args:
+        model: plain or prepared, as it was loaded; left in eval mode.
+        batches: as for `discretize_norms`, at least one.
+
+    Returns:
+        ``model``.
+    """
+    return _pass(model.eval(), batches, _restore)
+
+
+def _pass(
+    model: nn.Module, batches: Sequence[Tensor], use: Callable[[Any, Tensor, Tensor], None]
+) -> nn.Module:
+    """Hand each norm to ``use`` with mean and variance of its input, before it computes."""
     met: set[_BatchNorm] = set()
 
     def measure(norm: _BatchNorm, inputs: tuple[Tensor]) -> None:
@@ -51,15 +74,29 @@ def discretize_norms(
             met.add(norm)
             dimensions = [d for d in range(inputs[0].dim()) if d != 1]
             variance, mean = torch.var_mean(inputs[0], dimensions, correction=0)
-            _discretize(norm, mean, variance, levels)
+            use(norm, mean, variance)
 
-    handles = [norm.register_forward_pre_hook(measure) for norm in norms]
+    handles = [norm.register_forward_pre_hook(measure) for norm in _norms(model)]
     try:
-        model(torch.cat(list(batches)))
+        if handles:
+            model(torch.cat(list(batches)))
     finally:
         for handle in handles:
             handle.remove()
     return model
+
+
+def _norms(model: nn.Module) -> list[Any]:  # their buffers may be None to torch's types
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+def _restore(norm: Any, mean: Tensor, variance: Tensor) -> None:
+    if norm.affine:
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        norm.bias += (mean - norm.running_mean) * scale
+        norm.weight.copy_(scale * (variance + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
 
 
 def _discretize(norm: Any, mean: Tensor, variance: Tensor, levels: int) -> None:

@@ -36,6 +36,7 @@ from ectorch.network import (
     penalty,
     prepare,
 )
+from ectorch.norms import restore_norms
 from ectorch.storage import SizeMeter
 from ectorch.units import fit_shapes, remove_dead_units
 
@@ -168,9 +169,8 @@ class _Run:
         self.model: nn.Module = NETWORKS[recipe.network]()
         self.optimizer: torch.optim.Optimizer | None = None
         self.state = _State()
-        self.teacher: Teacher | None = None
-        if recipe.distill.teacher:
-            self.teacher = Teacher(recipe.distill, data.name, data.train.images)
+        how, images = recipe.distill, data.train.images
+        self.teacher = Teacher(how, data.name, images) if how.teacher else None
         self.meter = SizeMeter(threads=recipe.threads)
         self.target: SizeTarget | None = None
         if target_bytes(recipe, self.model):
@@ -185,6 +185,7 @@ class _Run:
         elif recipe.start:
             with asked_for("start", Path(recipe.start)):
                 load_into(self.model, Path(recipe.start))
+            restore_norms(self.model, self._measured())
 
     @property
     def stage(self) -> Stage:
@@ -210,8 +211,10 @@ class _Run:
 
     def _finalize(self, model: nn.Module) -> nn.Module:
         # statistics that batch norms gathered from noisy weights are wrong for the hard ones
-        batches = torch.split(pixels(self.images.images[:_MEASURED]), 1000)
-        return finalize(model, batches, self.recipe.norm_levels)
+        return finalize(model, self._measured(), self.recipe.norm_levels)
+
+    def _measured(self) -> list[Tensor]:
+        return [pixels(self.images.images[:_MEASURED])]
 
     def _reshape(self, restoring: bool = False) -> None:
         """Turn the network into what the present stage trains; ``restoring``: values come later."""
