@@ -21,7 +21,6 @@ import math
 import shutil
 import statistics
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,13 +78,14 @@ def main() -> None:
     if not arguments.redraw:
         only = arguments.only or (table["quick"]["curves"] if arguments.quick else None)
         folder = arguments.runs / (arguments.curves.stem + ("-quick" if arguments.quick else ""))
-        quick = table["quick"] if arguments.quick else {}
-        every = [points_of(curve, folder, quick) for curve in table["curves"]]
-        if arguments.logs:
-            for run in _runs(every):  # a recipe may start from another curve's file
+        curves = [
+            points_of(curve, folder, table["quick"] if arguments.quick else {})
+            for curve in table["curves"]
+            if curve["name"] in (only or [curve["name"]])
+        ]
+        for run in (run for curve in curves for point in curve for run in point.runs):
+            if arguments.logs:
                 _take_back(run, arguments.out)
-        curves = [curve for curve in every if curve[0].curve in (only or [curve[0].curve])]
-        for run in _runs(curves):
             _say_how_long(run, arguments.out)
         if arguments.ended:
             curves = [points for curve in curves if (points := list(filter(_has_ended, curve)))]
@@ -188,12 +188,7 @@ def _shortened(path: Path, changes: dict[str, Any], quick: dict[str, Any]) -> di
         f"{stage}.epochs": math.ceil(quick["epochs"] * getattr(recipe, stage).epochs)
         for stage in ("pretrain", "constrain", "finetune")
     }
-    network = {"network": quick["networks"].get(recipe.network, recipe.network)}
-    return network | epochs
-
-
-def _runs(curves: list[list[Point]]) -> Iterator[Run]:
-    return (run for curve in curves for point in curve for run in point.runs)
+    return {"network": quick["networks"].get(recipe.network, recipe.network), **epochs}
 
 
 def _walks(curve: list[Point]) -> list[list[Run]]:

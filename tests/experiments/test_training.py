@@ -279,6 +279,29 @@ def test_a_run_starts_from_a_file_and_keeps_its_grid(finished, tmp_path):
     assert all(torch.equal(stored[name], written[name]) for name in stored)
 
 
+def test_a_run_that_starts_from_a_file_goes_on_with_its_batch_norms(tmp_path, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (128, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    split = Split(images, images[:, 0].float().mean((1, 2)).argsort().argsort() // 13)
+    monkeypatch.setattr(
+        "ectorch.experiments.data.load", lambda name: DataSet("cifar-10", split, split)
+    )
+    table = TABLE | {"network": "resnet-20", "data": "cifar-10", "finetune": {"epochs": 0}}
+    still = {"epochs": 1, "batch": 128, "alpha": 0.0, "lr": 1e-9, "codebook_lr": 1e-9}
+    config = {"levels": 127, "reach": 63.0, "keep_grid": True}
+    still |= {"config": config, "remove_dead": False}
+    pretrain = {"epochs": 12, "batch": 32}
+    train(parse_recipe(table | {"pretrain": pretrain, "constrain": still}), tmp_path / "first")
+    start = tmp_path / "first/model.ect"
+    with torch.no_grad():
+        logits = ec.load_model(NETWORKS["resnet-20"](), start).eval()(images.float() / 255)
+    table |= {"start": str(start), "pretrain": {"epochs": 0}, "constrain": still}
+    train(parse_recipe(table), tmp_path / "second")
+    epoch = json.loads((tmp_path / "second/log.jsonl").read_text().splitlines()[0])
+    expected = torch.nn.functional.cross_entropy(logits, split.labels).item()
+    assert epoch["loss"] == pytest.approx(expected, rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

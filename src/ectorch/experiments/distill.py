@@ -11,6 +11,8 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from ectorch.experiments.data import DataSet
+from ectorch.experiments.evaluation import autocast
 from ectorch.experiments.files import asked_for, read_network
 from ectorch.experiments.networks import check_images
 
@@ -36,28 +38,31 @@ class Teacher:
     """The network of a `Distill`, ready to be asked.
 
     Args:
-        data, images: the data set's name and (n, channels, height, width) images, for the check.
+        precision: of a recipe, for the teacher's products.
+        data: that it will be asked about.
 
     Raises:
-        RecipeError: when the file holds no network for them.
+        RecipeError: when the file holds no network for such images.
     """
 
-    def __init__(self, how: Distill, data: str, images: Tensor) -> None:
-        self._how = how
+    def __init__(self, how: Distill, precision: str, data: DataSet) -> None:
+        self._how, self._precision = how, precision
         with asked_for("distill.teacher", Path(how.teacher)):
             name, model = read_network(Path(how.teacher))
-            check_images(name, data, images)
+            check_images(name, data.name, data.train.images)
         self._model = model.eval()
 
-    @torch.no_grad()
-    def logits(self, images: Tensor) -> Tensor:
-        """(n, classes) float32 of (n, channels, height, width) images in [0, 1]."""
-        logits: Tensor = self._model(images)
-        return logits.float()
+    def mix(self, loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
+        """``(1 - share) loss + share T^2 KL(teacher || network)``, both softened by T; nats.
 
-    def mix(self, loss: Tensor, logits: Tensor, taught: Tensor) -> Tensor:
-        """``(1 - share) loss + share T^2 KL(teacher || network)``, both softened by T; nats."""
+        Args:
+            loss: of the labels.
+            logits: (n, classes) float32 of the network that learns.
+            images: (n, channels, height, width) in [0, 1], that gave them.
+        """
         how = self._how
+        with torch.no_grad(), autocast(self._precision):
+            taught = self._model(images).float()
         divergence = F.kl_div(
             (logits / how.temperature).log_softmax(1),
             (taught / how.temperature).log_softmax(1),

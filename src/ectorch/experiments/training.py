@@ -55,7 +55,7 @@ class Progress:
     """Where the training stands; the measurements are of the end of the last epoch.
 
     Attributes:
-        loss: mean cross-entropy of the epoch so far, nats.
+        loss: mean of the epoch so far, nats, without the penalty.
         error_percent: of the hard network on held-out images (``held_out``), or else on training
             images; None before the first epoch has ended.
         size_bytes: what the file would take now; None while the network is float.
@@ -169,8 +169,9 @@ class _Run:
         self.model: nn.Module = NETWORKS[recipe.network]()
         self.optimizer: torch.optim.Optimizer | None = None
         self.state = _State()
-        how, images = recipe.distill, data.train.images
-        self.teacher = Teacher(how, data.name, images) if how.teacher else None
+        self.teacher: Teacher | None = None
+        if recipe.distill.teacher:
+            self.teacher = Teacher(recipe.distill, recipe.precision, data)
         self.meter = SizeMeter(threads=recipe.threads)
         self.target: SizeTarget | None = None
         if target_bytes(recipe, self.model):
@@ -241,7 +242,7 @@ class _Run:
     def _train_stage(self) -> None:
         stage, state = self.stage, self.state
         batches = len(self.images) // stage.batch
-        if not batches:
+        if stage.epochs and not batches:
             raise TrainingError(f"batch of {stage.batch} from {len(self.images)} images")
         saved = time.monotonic()
         while state.step < stage.epochs * batches:
@@ -286,10 +287,9 @@ class _Run:
         images = channels_last(augment(pixels(batch.images), self.recipe.augment))
         with autocast(self.recipe.precision):
             logits = self.model(images).float()
-            taught = self.teacher.logits(images) if self.teacher else None
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=stage.label_smoothing)
-        if self.teacher and taught is not None:
-            loss = self.teacher.mix(loss, logits, taught)
+        if self.teacher:
+            loss = self.teacher.mix(loss, logits, images)
         objective = loss
         if isinstance(stage, ConstrainStage):
             if self.target and stage is self.recipe.constrain:
