@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 NATIVE := $(wildcard native/*)
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
+COMPILED = $(BIN)/python -c 'from ectorch.bitstream import _native' 2>/dev/null
+
 CLANG ?= clang++
 RUNS ?= 20000
 SEED ?= 1
@@ -14,7 +16,7 @@ FUZZER = -runs=$(RUNS) -seed=$(SEED) -timeout=2
 LOGGED = > $(FUZZ)/$@.log 2>&1 || { tail -n 100 $(FUZZ)/$@.log; exit 1; }
 SANITIZED := -O1 -g -D_GLIBCXX_ASSERTIONS -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
-.PHONY: demo reproduce-mnist reproduce-cifar10 quick-cifar10 test lint fuzz fuzz-native fuzz-reader check-native clean
+.PHONY: demo reproduce-mnist reproduce-cifar10 quick-cifar10 test compiled lint fuzz fuzz-native fuzz-reader check-native clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/ectorch train recipes/lenet-300-100/recipe.toml --out runs/demo
@@ -30,8 +32,13 @@ reproduce-cifar10: $(VENV)/.experiments
 quick-cifar10: $(VENV)/.experiments
 	$(BIN)/python benchmarks/curve.py benchmarks/curves/cifar10.toml --out runs/quick-cifar10 --quick --jobs 1
 
-test: $(VENV)/.dev lint
+test: compiled lint
 	$(BIN)/pytest
+
+# a package that was built before there was a compiler is built anew
+compiled: $(VENV)/.dev
+	@$(COMPILED) || $(PIP) --editable '.[dev]'
+	@$(COMPILED) || { echo "make test: the coders are not compiled: it needs a C++ compiler and Python's headers (Debian: g++, python3-dev)" >&2; exit 1; }
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -25,8 +25,9 @@ def compiled(count: int) -> ModuleType | None:
 @cache
 def _warn() -> None:
     warnings.warn(
-        "ectorch was built without a C++ compiler: its coders run in plain Python, some hundred "
-        "times slower; install a compiler, then pip install --force-reinstall ectorch",
+        "ectorch was built without a C++ compiler and Python's headers: its coders run in plain "
+        "Python, some hundred times slower; install both (Debian: g++, python3-dev), then "
+        "pip install --force-reinstall ectorch",
         RuntimeWarning,
         stacklevel=3,
     )
