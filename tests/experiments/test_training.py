@@ -54,6 +54,12 @@ def train_in_parts(recipe, out, stops):
     return (out / "model.ect").read_bytes()
 
 
+def epochs_of(out, stage):
+    """The records of a run's log that tell of an epoch of ``stage``."""
+    records = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    return [record for record in records if record.get("stage") == stage]
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("finished")
@@ -350,6 +356,22 @@ def test_a_file_takes_what_was_asked_for(asked, expected, tmp_path):
     assert 0.99 * expected <= result["file_bytes"] <= expected
     assert result["file_bytes"] == (tmp_path / "model.ect").stat().st_size
     assert result["decoded_error_percent"] < 20
+
+
+def test_a_run_trains_on_at_the_size_of_its_file(tmp_path):
+    recipe = TARGET | {"target_size": 8000}
+    first = train(parse_recipe(recipe), tmp_path / "first")
+    constrain = {"ramp": 0.0, "peak": 1.0, "config": {"keep_grid": True}}
+    more = {
+        "start": str(tmp_path / "first/model.ect"),
+        "pretrain": {"epochs": 0},
+        "constrain": TARGET["constrain"] | constrain,
+    }
+    result = train(parse_recipe(recipe | more), tmp_path / "more")
+    epochs = epochs_of(tmp_path / "more", "constrain")
+    assert all(0.7 * 8000 < epoch["size_bytes"] < 1.1 * 8000 for epoch in epochs)
+    assert 0.99 * 8000 <= result["file_bytes"] <= 8000
+    assert result["decoded_error_percent"] < first["decoded_error_percent"] + 2
 
 
 def test_a_run_with_a_target_resumes_to_the_same_bytes(tmp_path):
