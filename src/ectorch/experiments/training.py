@@ -21,7 +21,13 @@ from ectorch.experiments import data as data_sets
 from ectorch.experiments.augment import augment
 from ectorch.experiments.data import DataSet, Split
 from ectorch.experiments.distill import Teacher
-from ectorch.experiments.evaluation import autocast, channels_last, evaluate, pixels
+from ectorch.experiments.evaluation import (
+    autocast,
+    channels_last,
+    evaluate,
+    expected_network,
+    pixels,
+)
 from ectorch.experiments.files import asked_for, load_into
 from ectorch.experiments.networks import NETWORKS, check_images
 from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
@@ -31,7 +37,6 @@ from ectorch.network import (
     convert,
     finalize,
     freeze_symbols,
-    mean_state_dict,
     param_groups,
     penalty,
     prepare,
@@ -165,6 +170,7 @@ class _Run:
             self.images, held_out = data_sets.hold_out(data.train, recipe.holdout)
         self.monitored = held_out if len(held_out) else self.images[:_MONITORED]
         self.held_out = bool(len(held_out))
+        self.measured = pixels(self.images.images[:_MEASURED])
         torch.manual_seed(recipe.seed)
         self.model: nn.Module = NETWORKS[recipe.network]()
         self.optimizer: torch.optim.Optimizer | None = None
@@ -186,7 +192,7 @@ class _Run:
         elif recipe.start:
             with asked_for("start", Path(recipe.start)):
                 load_into(self.model, Path(recipe.start))
-            restore_norms(self.model, self._measured())
+            restore_norms(self.model, [self.measured])
 
     @property
     def stage(self) -> Stage:
@@ -212,10 +218,7 @@ class _Run:
 
     def _finalize(self, model: nn.Module) -> nn.Module:
         # statistics that batch norms gathered from noisy weights are wrong for the hard ones
-        return finalize(model, self._measured(), self.recipe.norm_levels)
-
-    def _measured(self) -> list[Tensor]:
-        return [pixels(self.images.images[:_MEASURED])]
+        return finalize(model, [self.measured], self.recipe.norm_levels)
 
     def _reshape(self, restoring: bool = False) -> None:
         """Turn the network into what the present stage trains; ``restoring``: values come later."""
@@ -315,10 +318,7 @@ class _Run:
         constrained = self.state.stage > 0
         with autocast(self.recipe.precision):
             hard = evaluate(self.model.eval(), self.monitored).error_percent
-        with torch.device("meta"):  # no initial values: they would draw random numbers
-            soft_network = NETWORKS[self.recipe.network]().eval()
-        soft_network.load_state_dict(mean_state_dict(self.model), assign=True)
-        with autocast(self.recipe.precision):
+            soft_network = expected_network(self.recipe.network, self.model, self.measured)
             soft = evaluate(soft_network, self.monitored).error_percent
         size = self.meter(self.model) if constrained else None
         record = {
