@@ -46,12 +46,12 @@ class Residual(nn.Module):
         return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-def convolutional(padding=0, activation=None):
+def convolutional(padding=0, activation=None, pool=None):
     size = 5 + 2 * padding
     return nn.Sequential(
         nn.Conv2d(1, 6, 3),
         activation or nn.Tanh(),
-        nn.MaxPool2d(2),
+        pool or nn.MaxPool2d(2),
         nn.Conv2d(6, 5, 2, padding=padding),
         nn.Flatten(),
         nn.Linear(5 * size * size, 7),
@@ -76,10 +76,11 @@ def _seed():
     seed=st.integers(0, 2**32),
     fold=st.booleans(),
     activation=st.sampled_from([nn.Tanh(), nn.ReLU(), nn.Sigmoid(), nn.Hardtanh()]),
+    pool=st.sampled_from([nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AvgPool2d(2, ceil_mode=True)]),
 )
-def test_removal_changes_no_output(seed, fold, activation):
+def test_removal_changes_no_output(seed, fold, activation, pool):
     generator = torch.Generator().manual_seed(seed)
-    net = convolutional(activation=activation).eval()
+    net = convolutional(activation=activation, pool=pool).eval()
     norm = net[6]
     norm.running_mean.normal_(generator=generator)
     norm.running_var.uniform_(0.5, 2, generator=generator)
@@ -109,6 +110,16 @@ def test_a_constant_folds_where_no_padding_meets_it():
         whole = copy.deepcopy(net)
         assert remove_dead_units(net) == removed
         torch.testing.assert_close(net(images()), whole(images()), **CLOSE)
+
+
+@pytest.mark.parametrize("pool", [nn.AvgPool2d(2, padding=1), nn.AvgPool2d(2, divisor_override=3)])
+def test_a_constant_that_an_average_changes_stays(pool):
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), pool, nn.Conv2d(3, 2, 3))
+    net[0].weight.data[1] = 0
+    net[0].bias.data[1] = 1.0
+    whole = copy.deepcopy(net)
+    remove_dead_units(net)
+    torch.testing.assert_close(net(images()), whole(images()), **CLOSE)
 
 
 def test_without_folding_a_unit_that_gives_a_constant_stays():

@@ -22,6 +22,7 @@ _KEEPING = (
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity),
 )
+_AVERAGING = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _KEEPING_NAMES = (
     *("max_pool1d", "max_pool2d", "max_pool3d", "dropout", "contiguous"),
     *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
@@ -127,6 +128,9 @@ def _step_of_module(module: nn.Module) -> Step | None:
         return partial(_normalize, module) if module.running_mean is not None else None
     if isinstance(module, nn.Flatten):
         return _keep if module.start_dim == 1 else None
+    if isinstance(module, _AVERAGING):
+        divided = getattr(module, "divisor_override", None)
+        return _keep if divided is None and not torch.tensor(module.padding).any() else None
     if isinstance(module, _KEEPING):
         return _keep
     return module if isinstance(module, _ELEMENTWISE) else None
