@@ -3,13 +3,13 @@
     python benchmarks/curve.py benchmarks/curves/mnist.toml --out results/mnist --jobs 2
 
 A curve has a run for each of its alphas (or points) and seeds; or it is a walk, whose every step
-starts from the file of the step before. Runs go below runs/<name of the table>/, resume when
-interrupted, and are not repeated when they are there. Each file is evaluated once on the test set,
-after its training, by `ectorch train` itself; choices were made on held-out images before. Writes
-into --out: an .ect file a run, results.json, results.md and curve.png; with --logs also each run's
-result and log, from which another checkout goes on. With --readme, the table of the first curves'
-data set between its two marks in that file is written anew. --quick: the reduced variant that the
-table describes.
+starts from the file of the step before, or of the earlier one that it names (`after`). Runs go
+below runs/<name of the table>/, resume when interrupted, and are not repeated when they are there.
+Each file is evaluated once on the test set, after its training, by `ectorch train` itself; choices
+were made on held-out images before. Writes into --out: an .ect file a run, results.json, results.md
+and curve.png; with --logs also each run's result and log, from which another checkout goes on. With
+--readme, the table of the first curves' data set between its two marks in that file is written
+anew. --quick: the reduced variant that the table describes.
 """
 
 from __future__ import annotations
@@ -167,7 +167,8 @@ def points_of(
         for at, seed in enumerate(curve["seeds"]):
             changes = {**curve.get("changes", {}), **step.get("changes", {}), "seed": seed}
             if walk and points:
-                changes["start"] = str(points[-1].runs[at][1] / MODEL_FILE)
+                before = {point.name: point for point in points}[step.get("after", points[-1].name)]
+                changes["start"] = str(before.runs[at][1] / MODEL_FILE)
             path = Path(step.get("recipe", curve.get("recipe")))
             if quick:
                 changes |= _shortened(path, changes, quick)

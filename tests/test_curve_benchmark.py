@@ -139,3 +139,14 @@ def test_quick_runs_are_short_and_apart(walk, tmp_path):
     assert [r["recipe"]["constrain"]["epochs"] for r in epochs] == [1, 1]
     assert len(points) == 2
     assert not list((tmp_path / "out").glob("*.jsonl"))
+
+
+def test_a_step_of_a_walk_may_start_from_an_earlier_one(walk, tmp_path):
+    curve = importlib.import_module("curve")
+    (table,) = curve.read_table(tmp_path / "walk.toml")["curves"]
+    table["walk"].append(table["walk"][1] | {"name": "third", "after": "first"})
+    table["walk"].append(table["walk"][1] | {"name": "fourth"})
+    _, second, third, fourth = curve.points_of(table, tmp_path)
+    for seed in (0, 1):
+        assert third.runs[seed][0].start == second.runs[seed][0].start
+        assert fourth.runs[seed][0].start == str(third.runs[seed][1] / "model.ect")
