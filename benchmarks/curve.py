@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import shutil
 import statistics
 import sys
@@ -186,7 +185,7 @@ def _found_alpha(run: Run) -> float:
 def _shortened(path: Path, changes: dict[str, Any], quick: dict[str, Any]) -> dict[str, Any]:
     recipe = read_recipe(path, changes)
     epochs = {
-        f"{stage}.epochs": math.ceil(quick["epochs"] * getattr(recipe, stage).epochs)
+        f"{stage}.epochs": min(quick["epochs"], getattr(recipe, stage).epochs)
         for stage in ("pretrain", "constrain", "finetune")
     }
     return {"network": quick["networks"].get(recipe.network, recipe.network), **epochs}

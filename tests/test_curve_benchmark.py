@@ -35,7 +35,7 @@ walk = [
 ]
 [quick]
 curves = ["digits"]
-epochs = 0.5
+epochs = 1
 networks = {{}}
 [[published]]
 method = "X"

@@ -388,6 +388,18 @@ def test_an_impossible_size_is_refused_before_the_constraint(impossible, tmp_pat
         train(recipe, tmp_path)
 
 
+@pytest.mark.parametrize("impossible", [80, "800KB"])
+def test_an_impossible_size_is_refused_on_a_grid_that_is_kept(impossible, finished, tmp_path):
+    table = TARGET | {
+        "start": str(finished[0] / "model.ect"),
+        "pretrain": {"epochs": 0},
+        "constrain": TARGET["constrain"] | {"config": {"keep_grid": True}},
+        "target_size": impossible,
+    }
+    with pytest.raises(RecipeError, match=r"cannot be had: .* from \d+ \(all zeros\) to \d+,\d+"):
+        train(parse_recipe(table), tmp_path)
+
+
 def test_one_target_is_enough():
     with pytest.raises(RecipeError, match="target_size and target_ratio: give one"):
         parse_recipe(TARGET | {"target_size": 5000, "target_ratio": 3.0})

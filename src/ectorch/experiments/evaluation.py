@@ -9,11 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import update_bn
 
 from ectorch.experiments.data import Split
-from ectorch.experiments.networks import NETWORKS, Network
-from ectorch.network import mean_state_dict
 
 _BATCH = 1000
 
@@ -69,17 +66,3 @@ def evaluate(model: nn.Module, split: Split) -> Evaluation:
     predicted = torch.cat(predictions)
     wrong = int((predicted != split.labels).sum())
     return Evaluation(100 * wrong / len(split), nats / math.log(2), predicted)
-
-
-def expected_network(name: str, model: nn.Module, images: Tensor) -> Network:
-    """The network ``name`` with the expected weights of the prepared ``model``, in eval mode.
-
-    Args:
-        images: (n, channels, height, width) in [0, 1], that tell the statistics of batch norms:
-            those of ``model`` belong to other weights.
-    """
-    with torch.device("meta"):  # no initial values: they would draw random numbers
-        network = NETWORKS[name]()
-    network.to_empty(device="cpu").load_state_dict(mean_state_dict(model))
-    update_bn(torch.split(images, _BATCH), network)
-    return network.eval()

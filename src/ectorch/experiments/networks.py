@@ -9,11 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
 
 from ectorch.errors import MismatchError
+from ectorch.network import mean_state_dict
 
 # of CIFAR-10's training pixels: centred and scaled so, borders that are filled with 0 are grey
 _CIFAR_MEAN, _CIFAR_DEVIATION = 0.4733, 0.2516
+_MEASURED_AT_ONCE = 1000  # images that tell the statistics of batch norms
 
 
 class Network(nn.Module):
@@ -208,6 +211,19 @@ def identify(shapes: Mapping[str, tuple[int, ...]]) -> str:
     )
 
 
+def expected_network(name: str, model: nn.Module, images: Tensor) -> Network:
+    """The network ``name`` with the expected weights of the prepared ``model``, in eval mode.
+
+    Args:
+        images: (n, channels, height, width) in [0, 1], that tell the statistics of batch norms:
+            those of ``model`` belong to other weights.
+    """
+    network = _without_values(name)
+    network.to_empty(device="cpu").load_state_dict(mean_state_dict(model))
+    update_bn(torch.split(images, _MEASURED_AT_ONCE), network)
+    return network.eval()
+
+
 def _without_values(name: str) -> Network:
-    with torch.device("meta"):
+    with torch.device("meta"):  # initial values would draw random numbers
         return NETWORKS[name]()

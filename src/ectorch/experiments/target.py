@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -51,7 +52,7 @@ class SizeTarget:
     def with_room(self, model: nn.Module, config: Config) -> Config:
         """``config`` with a grid so fine that the file of the plain ``model`` starts above target.
 
-        Weights that keep their grid may start below it, and become more than they are.
+        On grids that weights keep it may start below: more of them may come to take any level.
 
         Raises:
             RecipeError: when no file of the network has that size: which sizes there are.
@@ -63,14 +64,17 @@ class SizeTarget:
 
         zeros = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
         finest = (config.levels - 1) / 2
-        least, most = len(save(zeros)), start_bytes(finest)
-        if self.bytes < least or (self.bytes > most and not config.keep_grid):
+        least, start = len(save(zeros)), start_bytes(finest)
+        numbers = sum(tensor.numel() for tensor in zeros.values())
+        all_levels = int(numbers * math.log2(config.levels) / 8)
+        most = max(start, all_levels) if config.keep_grid else start
+        if not least <= self.bytes <= most:
             raise RecipeError(
                 f"a file of {self.bytes:,} bytes cannot be had: the network takes from {least:,} "
                 f"(all zeros) to {most:,} ({config.levels} levels)"
             )
         reach = min(config.reach, finest)
-        while start_bytes(reach) < min(_ROOM * self.bytes, most):
+        while start_bytes(reach) < min(_ROOM * self.bytes, start):
             reach = min(reach * _FINER, finest)
         return replace(config, reach=reach)
 

@@ -21,15 +21,9 @@ from ectorch.experiments import data as data_sets
 from ectorch.experiments.augment import augment
 from ectorch.experiments.data import DataSet, Split
 from ectorch.experiments.distill import Teacher
-from ectorch.experiments.evaluation import (
-    autocast,
-    channels_last,
-    evaluate,
-    expected_network,
-    pixels,
-)
+from ectorch.experiments.evaluation import autocast, channels_last, evaluate, pixels
 from ectorch.experiments.files import asked_for, load_into
-from ectorch.experiments.networks import NETWORKS, check_images
+from ectorch.experiments.networks import NETWORKS, check_images, expected_network
 from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
 from ectorch.experiments.result import FLOAT_FILE, check_same_recipe, finish, finished
 from ectorch.experiments.target import SizeTarget, target_bytes
@@ -318,8 +312,10 @@ class _Run:
         constrained = self.state.stage > 0
         with autocast(self.recipe.precision):
             hard = evaluate(self.model.eval(), self.monitored).error_percent
-            soft_network = expected_network(self.recipe.network, self.model, self.measured)
-            soft = evaluate(soft_network, self.monitored).error_percent
+            gap = None
+            if constrained:
+                expected = expected_network(self.recipe.network, self.model, self.measured)
+                gap = evaluate(expected, self.monitored).error_percent - hard
         size = self.meter(self.model) if constrained else None
         record = {
             "stage": STAGES[self.state.stage],
@@ -330,7 +326,7 @@ class _Run:
             "size_bytes": size and size.total,
             "tensor_bytes": size and size.tensors,
             "alpha": self.state.alpha if constrained else None,
-            "gap_percent": soft - hard if constrained else None,
+            "gap_percent": gap,
         }
         self.state.epochs.append(record)
 
