@@ -22,7 +22,6 @@ _OBSERVATIONS = 200  # of the size, in a training
 _LEAST_STEPS = 4  # from one to the next
 _LAG_STEPS = 25  # that weights take to answer a new alpha
 _LEAST_LAG, _MOST_LAG = 0.06, 0.16  # of a training
-_ROOM = 1.0  # times the target that a network takes at first
 _FINER = 1.5
 _LEAST_SHARE = 0.99  # of the target that a file takes
 _FITS = 6
@@ -74,7 +73,7 @@ class SizeTarget:
                 f"(all zeros) to {most:,} ({config.levels} levels)"
             )
         reach = min(config.reach, finest)
-        while start_bytes(reach) < min(_ROOM * self.bytes, start):
+        while start_bytes(reach) < min(self.bytes, start):
             reach = min(reach * _FINER, finest)
         return replace(config, reach=reach)
 
