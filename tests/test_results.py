@@ -66,6 +66,7 @@ def test_means_over_five_seeds_beat_the_published_sizes(network, most_bytes, mos
         ("vgg-like", 100_000, 8.0, -1.0),
         ("vgg-like", 45_000, 10.0, 0.0),
         ("resnet-20", 45_000, 100, 0.0),
+        ("airbench-like", 50_000, 8.0, 100),
     ],
 )
 def test_cifar_files_beat_the_published_sizes(
