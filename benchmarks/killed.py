@@ -5,7 +5,7 @@
 
 The first word names the result; the rest is a command of `ectorch`, which is run undisturbed, then
 once more with SIGKILL at the given shares of that time. Whatever .ect files the two leave are
-compared. Writes benchmarks/results/killed-NAME.json; fails when a file differs.
+compared. Writes benchmarks/results/killed-NAME.json; fails when a file differs, or none was killed.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def main() -> None:
         "machine": platform.machine(),
     }
     (RESULTS / f"killed-{arguments.name}.json").write_text(json.dumps(written, indent=2) + "\n")
+    if not kills:
+        sys.exit("the command ended before it was killed")
     if not expected or files != expected:
         sys.exit(f"expected {expected}, found {files}")
     print(f"{len(files)} files, all the same")

@@ -69,7 +69,7 @@ def test_means_over_five_seeds_beat_the_published_sizes(network, most_bytes, mos
         ("airbench-like", 50_000, 8.0, 100),
     ],
 )
-def test_cifar_files_beat_the_published_sizes(
+def test_cifar_files_do_not_fall_behind_what_was_reached(
     network, most_bytes, most_error_percent, most_above_float
 ):
     assert any(
@@ -105,7 +105,9 @@ def test_no_other_files_lie_with_them():
 
 
 @pytest.mark.network
-@pytest.mark.parametrize("network", ["lenet-300-100", "lenet-5-caffe", "vgg-like", "resnet-20"])
+@pytest.mark.parametrize(
+    "network", ["lenet-300-100", "lenet-5-caffe", "vgg-like", "resnet-20", "airbench-like"]
+)
 def test_kept_files_predict_what_the_results_say(network):
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed")
