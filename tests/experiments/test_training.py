@@ -381,6 +381,14 @@ def test_a_run_with_a_target_resumes_to_the_same_bytes(tmp_path):
     assert whole == train_in_parts(recipe, tmp_path / "parts", (40, 71, 125))
 
 
+def test_a_network_that_dies_short_of_its_size_says_so(tmp_path):
+    deadly = {"epochs": 1, "alpha": 1e5, "ramp": 0.0, "peak": 1.0}
+    recipe = TARGET | {"constrain": TARGET["constrain"] | deadly, "target_size": 8000}
+    with pytest.warns(RuntimeWarning, match=r"takes [\d,]+ bytes, 8,000 were asked for: .* lower"):
+        result = train(parse_recipe(recipe), tmp_path)
+    assert result["file_bytes"] < 0.99 * 8000
+
+
 @pytest.mark.parametrize("impossible", [80, "800KB"])
 def test_an_impossible_size_is_refused_before_the_constraint(impossible, tmp_path):
     recipe = parse_recipe(TARGET | {"target_size": impossible})

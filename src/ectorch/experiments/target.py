@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -90,7 +91,10 @@ class SizeTarget:
         optimizer: torch.optim.Optimizer | None,
         finalize: Callable[[nn.Module], nn.Module],
     ) -> None:
-        """Freeze the symbols of the prepared ``model`` so that its finalized file has its size."""
+        """Freeze the symbols of the prepared ``model`` so that its finalized file has its size.
+
+        Warns where too few weights may move for that, as in a network that has died.
+        """
 
         def written() -> int:
             return SizeMeter(finalize)(model).total  # a new one searches, as `save` does
@@ -107,6 +111,13 @@ class SizeTarget:
                 return
             # what is measured is a little off what is written
             aim += int((1 + _LEAST_SHARE) / 2 * self.bytes) - size
+        warnings.warn(
+            f"the file takes {size:,} bytes, {self.bytes:,} were asked for: too few weights are "
+            "left that may move; where the network died (see its error), lower constrain.alpha, "
+            "or give constrain.warmup, ramp or epochs more",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def _is_met(self, size_bytes: int) -> bool:
         return _LEAST_SHARE * self.bytes <= size_bytes <= self.bytes
