@@ -112,6 +112,38 @@ def test_a_constant_folds_where_no_padding_meets_it():
         torch.testing.assert_close(net(images()), whole(images()), **CLOSE)
 
 
+class Functional(nn.Module):
+    """Two convolutions with a function of ``between`` in the midst."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 3, 3), nn.Conv2d(3, 2, 3)
+        self.between = between
+
+    def forward(self, x):
+        return self.second(self.between(self.first(x)))
+
+
+@pytest.mark.parametrize(
+    ("between", "removed"),
+    [
+        (lambda x: F.avg_pool2d(F.relu(x), 2), 1),
+        (lambda x: F.avg_pool2d(F.relu(x), kernel_size=2, ceil_mode=True), 1),
+        (lambda x: F.avg_pool2d(F.relu(x), 2, 2, 1), 0),
+        (lambda x: F.avg_pool2d(F.relu(x), 2, divisor_override=3), 0),
+        (lambda x: torch.relu(input=x), 0),
+    ],
+    ids=["plain", "ceil", "padded", "divided", "by name"],
+)
+def test_functions_between_layers_are_followed_where_constants_stay_constant(between, removed):
+    net = Functional(between)
+    net.first.weight.data[1] = 0
+    net.first.bias.data[1] = 1.0
+    whole = copy.deepcopy(net)
+    assert remove_dead_units(net) == removed
+    torch.testing.assert_close(net(images()), whole(images()), **CLOSE)
+
+
 @pytest.mark.parametrize("pool", [nn.AvgPool2d(2, padding=1), nn.AvgPool2d(2, divisor_override=3)])
 def test_a_constant_that_an_average_changes_stays(pool):
     net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), pool, nn.Conv2d(3, 2, 3))

@@ -27,6 +27,7 @@ _KEEPING_NAMES = (
     *("max_pool1d", "max_pool2d", "max_pool3d", "dropout", "contiguous"),
     *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
 )
+_AVERAGING_NAMES = {f"avg_pool{dims}d": kind for dims, kind in enumerate(_AVERAGING, 1)}
 _ELEMENTWISE = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
     *(nn.Hardswish, nn.Hardtanh, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign),
@@ -138,12 +139,16 @@ def _step_of_module(module: nn.Module) -> Step | None:
 
 def _step(node: fx.Node) -> Step | None:
     """`_step_of_module` for a call of a function or of a tensor's method."""
+    if node.all_input_nodes != [*node.args[:1]]:
+        return None  # the network computes other arguments, or the tensor is given by name
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if name == "flatten":
         start = node.kwargs.get("start_dim", node.args[1] if len(node.args) > 1 else 0)
         return _keep if start == 1 else None
     if name in _KEEPING_NAMES:
         return _keep
+    if name in _AVERAGING_NAMES:
+        return _step_of_module(_AVERAGING_NAMES[name](*node.args[1:], **node.kwargs))
     if name not in _ELEMENTWISE_NAMES:
         return None
     function = getattr(torch.Tensor if node.op == "call_method" else F, name)
