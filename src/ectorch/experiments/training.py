@@ -164,7 +164,7 @@ class _Run:
             self.images, held_out = data_sets.hold_out(data.train, recipe.holdout)
         self.monitored = held_out if len(held_out) else self.images[:_MONITORED]
         self.held_out = bool(len(held_out))
-        self.measured = pixels(self.images.images[:_MEASURED])
+        self.measured = channels_last(pixels(self.images.images[:_MEASURED]))
         torch.manual_seed(recipe.seed)
         self.model: nn.Module = NETWORKS[recipe.network]()
         self.optimizer: torch.optim.Optimizer | None = None
@@ -206,7 +206,7 @@ class _Run:
                 self.target.fit(self.model, self.optimizer, self._finalize)
             self.state.stage, self.state.step, self.optimizer = self.state.stage + 1, 0, None
         self.estimate_bytes = self.meter(self.model).total
-        if self.target:  # fine-tuning may have changed it
+        if self.target and self.recipe.finetune.epochs:  # which may have changed its size
             self.target.fit(self.model, None, self._finalize)
         self._finalize(self.model)
 
