@@ -65,6 +65,7 @@ def test_means_over_five_seeds_beat_the_published_sizes(network, most_bytes, mos
         ("vgg-like", 844_000, 100, 0.3),
         ("vgg-like", 100_000, 8.0, -1.0),
         ("vgg-like", 45_000, 10.0, 0.0),
+        ("resnet-20-4", 50_000, 12.7, 100),
         ("resnet-20", 45_000, 100, 0.0),
         ("airbench-like", 50_000, 8.0, 100),
     ],
@@ -106,7 +107,8 @@ def test_no_other_files_lie_with_them():
 
 @pytest.mark.network
 @pytest.mark.parametrize(
-    "network", ["lenet-300-100", "lenet-5-caffe", "vgg-like", "resnet-20", "airbench-like"]
+    "network",
+    ["lenet-300-100", "lenet-5-caffe", "vgg-like", "resnet-20-4", "resnet-20", "airbench-like"],
 )
 def test_kept_files_predict_what_the_results_say(network):
     if shutil.which("npm") is None:
