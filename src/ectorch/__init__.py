@@ -9,10 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ectorch.config import Config
-    from ectorch.control import ramp
+    from ectorch.control import SizeControl, ramp
     from ectorch.errors import EctorchError, FormatError
-    from ectorch.network import convert, freeze_symbols, param_groups, penalty, prepare
+    from ectorch.fit import fit_size, size_control
+    from ectorch.network import (
+        convert,
+        finalize,
+        freeze_symbols,
+        param_groups,
+        penalty,
+        prepare,
+    )
+    from ectorch.norms import discretize_norms, restore_norms
     from ectorch.storage import (
+        FileSize,
+        SizeMeter,
         load,
         load_file,
         load_model,
@@ -28,7 +39,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "config": ("Config",),
     "control": ("SizeControl", "ramp"),
-    "fit": ("fit_size",),
+    "fit": ("fit_size", "size_control"),
     "errors": ("EctorchError", "FormatError"),
     "network": ("convert", "finalize", "freeze_symbols", "param_groups", "penalty", "prepare"),
     "norms": ("discretize_norms", "restore_norms"),
@@ -73,6 +84,7 @@ __all__ = [
     "safe_open",
     "save",
     "save_file",
+    "size_control",
     "sort_units",
 ]
 

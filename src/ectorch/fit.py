@@ -1,4 +1,4 @@
-"""The last symbols of a network, chosen so that its file has a size that was asked for.
+"""Files of a size that is asked for: a control of alpha on the way, the last symbols in the end.
 
 Rate-distortion optimisation: of all weights that could move to a neighbouring level, those move
 that cost the least loss for each bit. What a move costs is its squared distance from the weight as
@@ -8,6 +8,8 @@ that the penalty charged; the size is that of the file.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -15,10 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from ectorch import layers
-from ectorch.errors import MismatchError
-from ectorch.network import constrained_parameters, freeze_symbols
+from ectorch.control import SizeControl
+from ectorch.errors import ConfigError, MismatchError
+from ectorch.network import constrained_parameters, discrete_state_dict, finalize, freeze_symbols
 from ectorch.relaxation import Bracket, Hard
-from ectorch.storage import SizeMeter
+from ectorch.storage import SizeMeter, save
+
+_LEAST_SHARE = 0.99  # of the target that a file takes
+_FITS = 6
 
 
 @dataclass
@@ -37,35 +43,148 @@ class _Moves:
     ratio: Tensor
 
 
-@torch.no_grad()
+def size_control(
+    model: nn.Module,
+    target_bytes: float | None = None,
+    target_ratio: float | None = None,
+    target_bits_per_weight: float | None = None,
+    **settings: float,
+) -> SizeControl:
+    """A `SizeControl` that brings the file of a prepared ``model`` to a size; give one target.
+
+    Args:
+        target_bytes: of the whole file.
+        target_ratio: the same, as float bytes over bytes of the file.
+        target_bits_per_weight: the same, as bits of the file over parameters.
+        settings: of `SizeControl`: ``alpha`` to start with, ``over``, ``peak``, ``release``.
+
+    Raises:
+        ConfigError: when not one target is given, or no file of ``model`` can have that size: what
+            sizes can be had.
+
+    >>> from ectorch.network import prepare
+    >>> size_control(prepare(nn.Linear(500, 300)), target_ratio=100).target_bytes
+    6012
+    """
+    if (
+        sum(target is not None for target in (target_bytes, target_ratio, target_bits_per_weight))
+        != 1
+    ):
+        raise ConfigError("give one of target_bytes, target_ratio and target_bits_per_weight")
+    asked = asked_bytes(model, target_bytes, target_ratio, target_bits_per_weight)
+    least, now, most = size_range(model)
+    check_reachable(asked, least, max(now, most))
+    return SizeControl(asked, **settings)
+
+
+def asked_bytes(
+    model: nn.Module,
+    target_bytes: float | None = None,
+    target_ratio: float | None = None,
+    target_bits_per_weight: float | None = None,
+) -> int:
+    """The size in bytes that a target of `size_control` means for ``model``; 0 for none."""
+    numbers = sum(tensor.numel() for tensor in discrete_state_dict(model).values())
+    if target_ratio is not None:
+        return int(4 * numbers / target_ratio)
+    if target_bits_per_weight is not None:
+        return int(target_bits_per_weight * numbers / 8)
+    return int(target_bytes or 0)
+
+
+def size_range(model: nn.Module) -> tuple[int, int, int]:
+    """Bytes of a prepared network's file: all zeros, as it is now, every level as frequent."""
+    state = discrete_state_dict(model)
+    least = len(save({name: torch.zeros_like(tensor) for name, tensor in state.items()}))
+    numbers = sum(tensor.numel() for tensor in state.values())
+    books = [layers.codebook(module, name) for module, name, _ in constrained_parameters(model)]
+    levels = max((book.levels for book in books), default=1)
+    return least, SizeMeter()(model).total, int(numbers * math.log2(levels) / 8)
+
+
+def check_reachable(target_bytes: int, least: int, most: int) -> None:
+    """Refuse a size that no file of a network can have.
+
+    Raises:
+        ConfigError: what sizes can be had.
+    """
+    if not least <= target_bytes <= most:
+        raise ConfigError(
+            f"a file of {target_bytes:,} bytes cannot be had: the network takes from {least:,} "
+            f"(all zeros) to {most:,} (all levels)"
+        )
+
+
 def fit_size(
     model: nn.Module,
     target_bytes: int,
-    importance: Mapping[Tensor, Tensor] | None = None,
-    size: Callable[[nn.Module], int] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    finalize: Callable[[nn.Module], nn.Module] = finalize,
+    meter: SizeMeter | None = None,
 ) -> int:
-    """Freeze the symbols of a prepared network, in place, so that its file fits ``target_bytes``.
+    """Freeze the symbols of a prepared network, in place, so that its file has a size.
 
-    Weights move toward zero until the file is no larger, or away from zero, to the level on the
-    other side of where they were trained, as long as it stays no larger.
+    Weights move toward zero until the file is no larger than ``target_bytes``, or away from zero,
+    to the level on the other side of where they were trained, as long as it stays no larger. A
+    file that takes between 99 % and 100 % already is left as it is.
 
     Args:
-        importance: of weights by Parameter, of its shape, as Adam's ``exp_avg_sq``; alike if None
-            or for Parameters that it lacks.
-        size: bytes of the network's file; those of `ectorch.SizeMeter` if None.
+        optimizer: that trained the network: its mean squared gradients (Adam's ``exp_avg_sq``) say
+            what a move costs; all weights are alike where it has none.
+        finalize: what will be done to the network before it is saved.
+        meter: that has measured it before, and knows how to code it.
 
     Returns:
-        the size.
+        the size of the file that ``finalize`` and `ectorch.save_file` will write. It is below 99 %
+        of the target, with a warning, where too few weights may move, as in a network that died.
 
     Raises:
-        MismatchError: when no move is left and the file is still larger. Symbols are frozen then.
+        MismatchError: when no move is left and the file is still larger.
     """
-    size = size or _measure
+
+    def written() -> int:
+        return SizeMeter(finalize)(model).total  # a new one searches, as `save` does
+
+    size = written()
+    if _LEAST_SHARE * target_bytes <= size <= target_bytes:
+        freeze_symbols(model)
+        return size
+    states = optimizer.state if optimizer is not None else {}
+    importance = {p: s["exp_avg_sq"] for p, s in states.items() if "exp_avg_sq" in s}
+    meter = meter or SizeMeter()
+    aim, fits = target_bytes, 0
+    while fits < _FITS or size > target_bytes:
+        _fit_measured(model, aim, importance, meter)
+        size = written()
+        if _LEAST_SHARE * target_bytes <= size <= target_bytes:
+            return size
+        # what is measured is a little off what is written
+        aim += int((1 + _LEAST_SHARE) / 2 * target_bytes) - size
+        fits += 1
+    warnings.warn(
+        f"the file takes {size:,} bytes, {target_bytes:,} were asked for: too few weights are "
+        "left that may move; where the network died (see its error), start from a lower alpha, "
+        "or give it more steps, or a longer warmup or ramp",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return size
+
+
+@torch.no_grad()
+def _fit_measured(
+    model: nn.Module, target_bytes: int, importance: Mapping[Tensor, Tensor], meter: SizeMeter
+) -> None:
+    """Move symbols until ``meter`` finds the model no larger than ``target_bytes``."""
+
+    def size(network: nn.Module) -> int:
+        return meter(network).total
+
     freeze_symbols(model)
     now = size(model)
-    while True:  # a weight moves by one level in each round
+    while True:  # every weight moves once in each round
         toward_zero = now > target_bytes
-        moves = _moves(model, importance or {}, toward_zero)
+        moves = _moves(model, importance, toward_zero)
         if now == target_bytes or not sum(len(each.index) for each in moves):
             break
         before, now = now, _take(model, moves, target_bytes, size, toward_zero)
@@ -74,11 +193,6 @@ def fit_size(
             break
     if now > target_bytes:
         raise MismatchError(f"the smallest file of this network takes {now} > {target_bytes} bytes")
-    return now
-
-
-def _measure(model: nn.Module) -> int:
-    return SizeMeter()(model).total
 
 
 def _moves(
@@ -95,25 +209,49 @@ def _moves(
         own = isinstance(constraint.relaxation, (Bracket, Hard))
         values = book.values.to(weight.dtype)
         trained = (weight if own else values[symbols.long()]).clamp(values[0], values[-1])
-        here = values[symbols.long()]
-        if toward_zero:
-            target = symbols - torch.sign(symbols - book.zero)
-        else:
-            target = symbols + torch.sign(trained - here).to(symbols.dtype)
-            target = target.clamp(0, book.levels - 1)
-        farther = (target - book.zero).abs() - (symbols - book.zero).abs()
-        may = farther == (-1 if toward_zero else 1)
-        if not toward_zero:
-            may &= _live(symbols != book.zero)
-        index = may.reshape(-1).nonzero()[:, 0]
+        # what is charged pools the levels that come in the wrong order: a move among them saves 0
+        counts = torch.bincount(symbols.reshape(-1), minlength=book.levels)
+        lengths = torch.log2(symbols.numel() / counts.clamp(min=1)).to(weight.dtype)
+        choose = _toward_zero if toward_zero else _away_from_zero
+        index, target, ratio = choose(symbols, trained, values, lengths, book.zero)
         scale = importance.get(weight)
-        moved = (trained - values[target.long()]).square() - (trained - here).square()
-        loss = (moved if scale is None else moved * scale).reshape(-1)[index]
-        lengths = getattr(module, f"{name}_lengths")
-        bits = (lengths[symbols.long()] - lengths[target.long()]).abs().reshape(-1)[index]
-        # where lengths are equal, as for levels that nothing has, a bit is what a move may save
-        found.append(_Moves(symbols, index, target.reshape(-1)[index], loss / bits.clamp(min=1.0)))
+        ratio = ratio if scale is None else ratio * scale.reshape(-1)[index]
+        found.append(_Moves(symbols, index, target.to(symbols.dtype), ratio))
     return found
+
+
+def _toward_zero(
+    symbols: Tensor, trained: Tensor, values: Tensor, lengths: Tensor, zero: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For every nonzero the nearer level that costs the least squared distance for each bit."""
+    index = (symbols != zero).reshape(-1).nonzero()[:, 0]
+    here, weight = symbols.reshape(-1)[index].long(), trained.reshape(-1)[index]
+    distance, sign = (here - zero).abs(), torch.sign(here - zero)
+    target, least = here, torch.full_like(weight, torch.inf)
+    for step in range(1, int(distance.max()) + 1 if len(index) else 0):
+        level = zero + sign * (distance - step).clamp(min=0)
+        bits = lengths[here] - lengths[level]
+        # there is always a way to zero, also where zeros are rare
+        bits = torch.where(level == zero, bits.clamp(min=1.0), bits)
+        moved = (weight - values[level]).square() - (weight - values[here]).square()
+        better = (bits > 0) & (moved / bits < least)
+        target, least = torch.where(better, level, target), torch.where(better, moved / bits, least)
+    return index, target, least
+
+
+def _away_from_zero(
+    symbols: Tensor, trained: Tensor, values: Tensor, lengths: Tensor, zero: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The level on the other side of where a weight was trained, where that is farther off."""
+    target = symbols + torch.sign(trained - values[symbols.long()]).to(symbols.dtype)
+    target = target.clamp(0, len(values) - 1)
+    farther = (target - zero).abs() > (symbols - zero).abs()
+    index = (farther & _live(symbols != zero)).reshape(-1).nonzero()[:, 0]
+    here, target = symbols.reshape(-1)[index].long(), target.reshape(-1)[index].long()
+    weight = trained.reshape(-1)[index]
+    moved = (weight - values[target]).square() - (weight - values[here]).square()
+    # a level that nothing has is as cheap as one that something has: a bit is what a move takes
+    return index, target, moved / (lengths[target] - lengths[here]).clamp(min=1.0)
 
 
 def _live(nonzero: Tensor) -> Tensor:
