@@ -1,9 +1,9 @@
 """Files of a size that is asked for: a control of alpha on the way, the last symbols in the end.
 
-Rate-distortion optimisation: of all weights that could move to a neighbouring level, those move
-that cost the least loss for each bit. What a move costs is its squared distance from the weight as
-it was trained, times the squared gradient (a diagonal Fisher matrix); bits are the code lengths
-that the penalty charged; the size is that of the file.
+Rate-distortion optimisation: of all weights that could move to another level, those move that cost
+the least loss for each bit. What a move costs is its squared distance from the weight as it was
+trained, times the squared gradient (a diagonal Fisher matrix); bits are by the counts of the levels;
+the size is that of the file.
 """
 
 from __future__ import annotations
