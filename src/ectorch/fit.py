@@ -2,7 +2,7 @@
 
 Rate-distortion optimisation: of all weights that could move to another level, those move that cost
 the least loss for each bit. What a move costs is its squared distance from the weight as it was
-trained, times the squared gradient (a diagonal Fisher matrix); bits are by the counts of the levels;
+trained, times the squared gradient (a diagonal Fisher matrix); bits follow the counts of levels;
 the size is that of the file.
 """
 
