@@ -5,11 +5,12 @@
 A curve has a run for each of its alphas (or points) and seeds; or it is a walk, whose every step
 starts from the file of the step before, or of the earlier one that it names (`after`). Runs go
 below runs/<name of the table>/, resume when interrupted, and are not repeated when they are there.
-Each file is evaluated once on the test set, after its training, by `ectorch train` itself; choices
-were made on held-out images before. Writes into --out: an .ect file a run, results.json, results.md
-and curve.png; with --logs also each run's result and log, from which another checkout goes on. With
---readme, the table of the first curves' data set between its two marks in that file is written
-anew. --quick: the reduced variant that the table describes.
+Each file is evaluated once, after its training, by `ectorch train` itself: on the test set, where
+choices were made on held-out images before, or on those, where a table holds them out. Writes into
+--out: an .ect file a run, results.json, results.md and curve.png; with --logs also each run's
+result and log, from which another checkout goes on. With --readme, the table of the first curves'
+data set between its two marks in that file is written anew. --quick: the reduced variant that the
+table describes.
 """
 
 from __future__ import annotations
@@ -268,7 +269,8 @@ def _summary(point: Point, results: list[dict[str, Any]]) -> dict[str, Any]:
 def table_of(points: list[dict[str, Any]]) -> str:
     """The points as Markdown: means and standard deviations over seeds."""
     lines = [
-        "| network / data | alpha | seeds | file bytes | ratio | decoded test error | float | "
+        "| network / data | alpha | seeds | file bytes | ratio | "
+        f"decoded {points[0]['runs'][0]['evaluated_on']} error | float | "
         "minutes a run |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -353,7 +355,7 @@ def _draw_panel(axis: Axes, points: list[dict[str, Any]], published: list[dict[s
     axis.margins(0.25)
     axis.set_xlabel("size of the file")
     axis.tick_params(axis="x", labelsize=8)
-    axis.set_ylabel("test error, %")
+    axis.set_ylabel(f"{points[0]['runs'][0]['evaluated_on']} error, %")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)
 
