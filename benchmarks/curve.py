@@ -313,6 +313,7 @@ def draw(points: list[dict[str, Any]], published: list[dict[str, Any]], path: Pa
 
 def _draw_panel(axis: Axes, points: list[dict[str, Any]], published: list[dict[str, Any]]) -> None:
     points = sorted(points, key=lambda point: point["mean"]["file_bytes"])
+    several = any(point["std"]["file_bytes"] for point in points)
     axis.errorbar(
         [point["mean"]["file_bytes"] for point in points],
         [point["mean"]["decoded_error_percent"] for point in points],
@@ -320,7 +321,7 @@ def _draw_panel(axis: Axes, points: list[dict[str, Any]], published: list[dict[s
         yerr=[point["std"]["decoded_error_percent"] or 0 for point in points],
         fmt="o-",
         capsize=3,
-        label="ectorch: mean and standard deviation, files",
+        label="ectorch: files" + (", mean and standard deviation" if several else ""),
     )
     for kind, marker in zip(LABELS, "s^v", strict=True):
         chosen = [p for p in published if p["kind"] == kind]

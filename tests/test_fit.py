@@ -139,9 +139,17 @@ def test_a_size_is_asked_for_in_one_of_three_ways(target, expected):
     assert (control.target_bytes, control.alpha) == (expected, 0.02)
 
 
-@pytest.mark.parametrize("targets", [{}, {"target_bytes": 700, "target_ratio": 50}])
-def test_one_size_is_enough(targets):
-    with pytest.raises(ConfigError, match="one of target_bytes, target_ratio and target_bits_per"):
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        ({}, "no target: give one of target_bytes, target_ratio, target_bits_per_weight"),
+        ({"target_bytes": 700, "target_ratio": 50}, "target_bytes and target_ratio: give one of"),
+        ({"target_ratio": 0.0}, "target_ratio = 0.0: expected more than 0"),
+        ({"target_bits_per_weight": float("nan")}, "target_bits_per_weight = nan: expected"),
+    ],
+)
+def test_a_wrong_size_is_named(targets, said):
+    with pytest.raises(ConfigError, match=said):
         ec.size_control(ec.prepare(nn.Linear(64, 10)), **targets)
 
 

@@ -59,21 +59,26 @@ def size_control(
         settings: of `SizeControl`: ``alpha`` to start with, ``over``, ``peak``, ``release``.
 
     Raises:
-        ConfigError: when not one target is given, or no file of ``model`` can have that size: what
-            sizes can be had.
+        ConfigError: when not one target is given, or it is not positive, or no file of ``model``
+            can have that size: what sizes can be had.
 
     >>> from ectorch.network import prepare
     >>> size_control(prepare(nn.Linear(500, 300)), target_ratio=100).target_bytes
     6012
     """
-    if (
-        sum(target is not None for target in (target_bytes, target_ratio, target_bits_per_weight))
-        != 1
-    ):
-        raise ConfigError("give one of target_bytes, target_ratio and target_bits_per_weight")
-    asked = asked_bytes(model, target_bytes, target_ratio, target_bits_per_weight)
-    least, now, most = size_range(model)
-    check_reachable(asked, least, max(now, most))
+    targets = {
+        "target_bytes": target_bytes,
+        "target_ratio": target_ratio,
+        "target_bits_per_weight": target_bits_per_weight,
+    }
+    given = [name for name, value in targets.items() if value is not None]
+    if len(given) != 1:
+        raise ConfigError(f"{' and '.join(given) or 'no target'}: give one of {', '.join(targets)}")
+    (name,) = given
+    if not 0 < (targets[name] or 0) < math.inf:
+        raise ConfigError(f"{name} = {targets[name]}: expected more than 0")
+    asked = asked_bytes(model, **targets)
+    check_reachable(asked, *size_range(model))
     return SizeControl(asked, **settings)
 
 
@@ -92,14 +97,18 @@ def asked_bytes(
     return int(target_bytes or 0)
 
 
-def size_range(model: nn.Module) -> tuple[int, int, int]:
-    """Bytes of a prepared network's file: all zeros, as it is now, every level as frequent."""
+def size_range(model: nn.Module) -> tuple[int, int]:
+    """Bytes of a prepared network's file: all zeros, and at most, every level as frequent."""
     state = discrete_state_dict(model)
     least = len(save({name: torch.zeros_like(tensor) for name, tensor in state.items()}))
-    numbers = sum(tensor.numel() for tensor in state.values())
-    books = [layers.codebook(module, name) for module, name, _ in constrained_parameters(model)]
-    levels = max((book.levels for book in books), default=1)
-    return least, SizeMeter()(model).total, int(numbers * math.log2(levels) / 8)
+    others = sum(tensor.nbytes for tensor in state.values())
+    symbols = 0.0
+    for module, name, constraint in constrained_parameters(model):
+        weight = module._parameters[name]
+        assert weight is not None
+        others -= weight.nbytes
+        symbols += weight.numel() * math.log2(constraint.levels) / 8
+    return least, least + int(symbols) + others
 
 
 def check_reachable(target_bytes: int, least: int, most: int) -> None:

@@ -390,9 +390,17 @@ def test_a_network_that_dies_short_of_its_size_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("impossible", [80, "800KB"])
-def test_an_impossible_size_is_refused_before_the_constraint(impossible, tmp_path):
+def test_an_impossible_size_is_refused_before_any_training(impossible, tmp_path):
     recipe = parse_recipe(TARGET | {"target_size": impossible})
+    steps = []
     with pytest.raises(RecipeError, match=r"cannot be had: .* from \d+ \(all zeros\) to \d+,\d+"):
+        train(recipe, tmp_path, steps.append)
+    assert not steps
+
+
+def test_a_size_above_that_of_the_finest_grid_is_refused_before_the_constraint(tmp_path):
+    recipe = parse_recipe(TARGET | {"target_size": "165KB"})  # more than trained weights fill
+    with pytest.raises(RecipeError, match=r"165,000 bytes cannot be had: .* to 1[0-5]\d,\d+"):
         train(recipe, tmp_path)
 
 

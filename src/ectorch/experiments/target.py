@@ -30,11 +30,18 @@ class SizeTarget:
         control: finds alpha.
 
     Args:
+        model: plain.
         steps: of the constrained stage.
+
+    Raises:
+        RecipeError: when no file of the network can have that size: which sizes there are.
     """
 
     def __init__(self, recipe: Recipe, model: nn.Module, meter: SizeMeter, steps: int) -> None:
         self.bytes = target_bytes(recipe, model)
+        prepared = prepare(copy.deepcopy(model), recipe.constrain.make_config())
+        self._least, most = size_range(prepared)
+        self._check(most)
         self._meter = meter
         stage = recipe.constrain
         self._steps = steps
@@ -49,22 +56,26 @@ class SizeTarget:
         On grids that weights keep it may start below: more of them may come to take any level.
 
         Raises:
-            RecipeError: when no file of the network has that size: which sizes there are.
+            RecipeError: when that file is below the target on the finest grid.
         """
 
         def at(reach: float) -> nn.Module:
             return prepare(copy.deepcopy(model), replace(config, reach=reach))
 
         finest = (config.levels - 1) / 2
-        least, start, most = size_range(at(finest))
-        try:
-            check_reachable(self.bytes, least, max(start, most) if config.keep_grid else start)
-        except ConfigError as error:
-            raise RecipeError(str(error)) from error
+        start = SizeMeter()(at(finest)).total
+        if not config.keep_grid:
+            self._check(start)
         reach = min(config.reach, finest)
         while SizeMeter()(at(reach)).total < min(self.bytes, start):
             reach = min(reach * _FINER, finest)
         return replace(config, reach=reach)
+
+    def _check(self, most: int) -> None:
+        try:
+            check_reachable(self.bytes, self._least, most)
+        except ConfigError as error:
+            raise RecipeError(str(error)) from error
 
     def alpha(self, model: nn.Module, step: int) -> float:
         """Alpha of a step, after a look at the size where one is due."""
