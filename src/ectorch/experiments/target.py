@@ -20,6 +20,7 @@ _LEAST_STEPS = 4  # from one to the next
 _LAG_STEPS = 25  # that weights take to answer a new alpha
 _LEAST_LAG, _MOST_LAG = 0.06, 0.16  # of a training
 _FINER = 1.5
+_GROWTH = 2.5  # of the file from a coarse start, by itself, while alpha is low
 
 
 class SizeTarget:
@@ -53,7 +54,8 @@ class SizeTarget:
     def with_room(self, model: nn.Module, config: Config) -> Config:
         """``config`` with a grid so fine that the file of the plain ``model`` starts above target.
 
-        On grids that weights keep it may start below: more of them may come to take any level.
+        Its own grid is kept where the file will grow above target from there: of weights that start
+        far from zero too many stay. On grids that weights keep any file may grow.
 
         Raises:
             RecipeError: when that file is below the target on the finest grid.
@@ -67,8 +69,9 @@ class SizeTarget:
         if not config.keep_grid:
             self._check(start)
         reach = min(config.reach, finest)
-        while SizeMeter()(at(reach)).total < min(self.bytes, start):
-            reach = min(reach * _FINER, finest)
+        if SizeMeter()(at(reach)).total < self.bytes / _GROWTH:
+            while SizeMeter()(at(reach)).total < min(self.bytes, start):
+                reach = min(reach * _FINER, finest)
         return replace(config, reach=reach)
 
     def _check(self, most: int) -> None:
