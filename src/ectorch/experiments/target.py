@@ -1,17 +1,19 @@
-"""Training toward a file of a given size: room at the start, and control of alpha on the way."""
+"""Training toward a file of a given size: room at the start, control, a fit at the end."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from ectorch.config import Config
 from ectorch.control import SizeControl
 from ectorch.errors import ConfigError, RecipeError
 from ectorch.experiments.recipe import Recipe
-from ectorch.fit import asked_bytes, check_reachable, size_range
+from ectorch.fit import asked_bytes, check_reachable, fit_size, size_range
 from ectorch.network import prepare
 from ectorch.storage import SizeMeter
 
@@ -86,6 +88,15 @@ class SizeTarget:
         if step % max(_LEAST_STEPS, self._steps // _OBSERVATIONS) == 0:
             self.control.observe(progress, self._meter(model).total)
         return self.control.alpha_at(progress)
+
+    def fit(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        finalize: Callable[[nn.Module], nn.Module],
+    ) -> None:
+        """Freeze the symbols of the prepared ``model`` so that its finalized file has its size."""
+        fit_size(model, self.bytes, optimizer, finalize, self._meter)
 
 
 def target_bytes(recipe: Recipe, model: nn.Module) -> int:

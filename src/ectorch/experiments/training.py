@@ -27,7 +27,6 @@ from ectorch.experiments.networks import NETWORKS, check_images, expected_networ
 from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
 from ectorch.experiments.result import FLOAT_FILE, check_same_recipe, finish, finished
 from ectorch.experiments.target import SizeTarget, target_bytes
-from ectorch.fit import fit_size
 from ectorch.network import (
     convert,
     finalize,
@@ -204,16 +203,12 @@ class _Run:
                 self.optimizer = self._make_optimizer()
             self._train_stage()
             if self.target and self.stage is self.recipe.constrain:
-                self._fit(self.optimizer)
+                self.target.fit(self.model, self.optimizer, self._finalize)
             self.state.stage, self.state.step, self.optimizer = self.state.stage + 1, 0, None
         self.estimate_bytes = self.meter(self.model).total
         if self.target and self.recipe.finetune.epochs:  # which may have changed its size
-            self._fit(None)
+            self.target.fit(self.model, None, self._finalize)
         self._finalize(self.model)
-
-    def _fit(self, optimizer: torch.optim.Optimizer | None) -> None:
-        assert self.target is not None
-        fit_size(self.model, self.target.bytes, optimizer, self._finalize, self.meter)
 
     def _finalize(self, model: nn.Module) -> nn.Module:
         # statistics that batch norms gathered from noisy weights are wrong for the hard ones
