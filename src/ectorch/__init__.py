@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from ectorch.config import Config
     from ectorch.control import SizeControl, ramp
     from ectorch.errors import EctorchError, FormatError
+    from ectorch.finalizing import finalize, snapshot
     from ectorch.fit import fit_size, size_control
     from ectorch.network import (
         convert,
-        finalize,
         freeze_symbols,
         param_groups,
         penalty,
@@ -39,9 +39,10 @@ __version__ = "0.1.0"
 _ROOMS = {
     "config": ("Config",),
     "control": ("SizeControl", "ramp"),
+    "finalizing": ("finalize", "snapshot"),
     "fit": ("fit_size", "size_control"),
     "errors": ("EctorchError", "FormatError"),
-    "network": ("convert", "finalize", "freeze_symbols", "param_groups", "penalty", "prepare"),
+    "network": ("convert", "freeze_symbols", "param_groups", "penalty", "prepare"),
     "norms": ("discretize_norms", "restore_norms"),
     "storage": (
         "FileSize",
@@ -85,6 +86,7 @@ __all__ = [
     "save",
     "save_file",
     "size_control",
+    "snapshot",
     "sort_units",
 ]
 

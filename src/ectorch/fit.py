@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from ectorch import layers
 from ectorch.control import SizeControl
 from ectorch.errors import ConfigError, MismatchError
-from ectorch.network import constrained_parameters, discrete_state_dict, finalize, freeze_symbols
+from ectorch.finalizing import finalize
+from ectorch.network import constrained_parameters, discrete_state_dict, freeze_symbols
 from ectorch.relaxation import Bracket, Hard
 from ectorch.storage import SizeMeter, save
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,7 +19,8 @@ from ectorch.bitstream.meter import FileMeter
 from ectorch.bitstream.reader import DEFAULT_MAX_DECODED_BYTES, Reader
 from ectorch.bitstream.tensor import DTYPES, RawTensor, bits_dtype
 from ectorch.errors import MismatchError, UnsupportedTensorError
-from ectorch.network import discrete_state_dict, finalize
+from ectorch.finalizing import finalize
+from ectorch.network import discrete_state_dict
 
 _Path = str | os.PathLike[str]
 _TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
@@ -251,7 +253,9 @@ class SizeMeter:
     file, or slightly more, at a fraction of the time.
 
     Args:
-        finalize: what will be done to the network before it is saved; it may change the copy.
+        finalize: what will be done to the network before it is saved; it may change the copy. To
+            measure the file of ``finalize(model, batches, forward_only=True)``, give
+            ``partial(finalize, batches=batches, forward_only=True)``; batches cost their time.
         threads: that code; all cores if None.
 
     >>> net, meter = nn.Linear(8, 4), SizeMeter()
@@ -263,10 +267,10 @@ class SizeMeter:
 
     def __init__(
         self,
-        finalize: Callable[[nn.Module], nn.Module] = finalize,
+        finalize: Callable[..., nn.Module] = finalize,
         threads: int | None = None,
     ) -> None:
-        self._finalize, self._threads = finalize, threads
+        self.finalize, self._threads = finalize, threads
         self._meter = FileMeter()
 
     def __call__(self, model: nn.Module) -> FileSize:
@@ -275,7 +279,9 @@ class SizeMeter:
         Raises:
             UnsupportedTensorError: as `save_file`.
         """
-        final = self._finalize(copy.deepcopy(model))
+        with warnings.catch_warnings():  # what is wrong with a copy that is only measured
+            warnings.simplefilter("ignore")
+            final = self.finalize(copy.deepcopy(model))
         tensors = {name: to_raw(name, value) for name, value in final.state_dict().items()}
         return FileSize(*self._meter.measure(tensors, self._threads))
 

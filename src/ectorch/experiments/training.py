@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ from ectorch.experiments.networks import NETWORKS, check_images, expected_networ
 from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
 from ectorch.experiments.result import FLOAT_FILE, check_same_recipe, finish, finished
 from ectorch.experiments.target import SizeTarget, target_bytes
+from ectorch.finalizing import finalize
 from ectorch.network import (
     convert,
-    finalize,
     freeze_symbols,
     param_groups,
     penalty,
@@ -172,7 +173,8 @@ class _Run:
         self.teacher: Teacher | None = None
         if recipe.distill.teacher:
             self.teacher = Teacher(recipe.distill, recipe.precision, data)
-        self.meter = SizeMeter(threads=recipe.threads)
+        final = partial(finalize, norm_levels=recipe.norm_levels, forward_only=True)
+        self.meter = SizeMeter(final, recipe.threads)
         self.target: SizeTarget | None = None
         if target_bytes(recipe, self.model):
             steps = recipe.constrain.epochs * (len(self.images) // recipe.constrain.batch)
@@ -212,7 +214,7 @@ class _Run:
 
     def _finalize(self, model: nn.Module) -> nn.Module:
         # statistics that batch norms gathered from noisy weights are wrong for the hard ones
-        return finalize(model, [self.measured], self.recipe.norm_levels)
+        return self.meter.finalize(model, [self.measured])
 
     def _reshape(self, restoring: bool = False) -> None:
         """Turn the network into what the present stage trains; ``restoring``: values come later."""
@@ -224,7 +226,7 @@ class _Run:
                 config = self.target.with_room(self.model, config)
             prepare(self.model, config)
             if self.recipe.start and stage.remove_dead and not restoring:
-                remove_dead_units(self.model)
+                remove_dead_units(self.model, forward_only=True)
         elif STAGES[self.state.stage] == "finetune" and stage.epochs:
             freeze_symbols(self.model)
 
@@ -257,7 +259,7 @@ class _Run:
                     and stage.remove_dead
                     and epoch + 1 < stage.epochs
                 ):
-                    remove_dead_units(self.model, self.optimizer)
+                    remove_dead_units(self.model, self.optimizer, forward_only=True)
             self._report(epoch, stage.epochs * batches)
             if self.should_stop():
                 self._save()
