@@ -330,7 +330,7 @@ def to_raw(name: str, tensor: Tensor) -> RawTensor:
     except RuntimeError:  # within torch.func's transforms
         has_bits = False
     if not has_bits:
-        raise UnsupportedTensorError(f"{name}: cannot store a tensor of torch.func or of a trace")
+        raise UnsupportedTensorError(f"{name}: cannot store a tensor of a trace or of torch.func")
     bits = flat.view(_CARRIERS[DTYPES[dtype]]).numpy().view(bits_dtype(dtype))
     return RawTensor(dtype, tuple(tensor.shape), bits)
 
