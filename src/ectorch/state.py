@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
@@ -35,8 +36,11 @@ def file_state(model: nn.Module) -> dict[str, Tensor]:
     """
     for name, value in model.state_dict().items():
         if not torch.is_tensor(value):
-            hint = ": let get_extra_state give a tensor" if _is_extra(name) else ""
-            raise UnsupportedTensorError(f"{name} is a {type(value).__name__}, no tensor{hint}")
+            hint = "let get_extra_state give a tensor, or " if _is_extra(name) else ""
+            raise UnsupportedTensorError(
+                f"{name} is a {type(value).__name__}, no tensor: {hint}save what tensors there are "
+                "in state_dict()"
+            )
     state = discrete_state_dict(model)
     return {plain: state[name] for name, plain in _plain_names(model, state).items()}
 
@@ -125,12 +129,24 @@ def _fill_ties(own: Mapping[str, Any], state: dict[str, Tensor]) -> None:
 
 def _place(value: Any) -> Hashable:
     """The same for two tensors only if to write one is to write the other."""
-    if not torch.is_tensor(value) or is_lazy(value) or computes_itself(value):
-        return id(value)
-    if value.layout != torch.strided or value.is_meta or not value.numel():
+    if not _has_memory(value):
         return id(value)
     signs = value.is_conj(), value.is_neg()
-    return value.device, value.data_ptr(), value.dtype, value.shape, value.stride(), signs
+    view = value.storage_offset(), value.shape, value.stride(), value.dtype, signs
+    return value.device, _memory(value), view
+
+
+def _has_memory(value: Any) -> bool:
+    if not torch.is_tensor(value) or is_lazy(value) or computes_itself(value):
+        return False
+    return value.layout == torch.strided
+
+
+def _memory(tensor: Tensor) -> int:
+    """The same for views of one memory; what is empty or on meta has none but its storage."""
+    storage = tensor.untyped_storage()
+    own: int = storage.data_ptr() or StorageWeakRef(storage).cdata  # type: ignore[no-untyped-call]
+    return own
 
 
 def _misfit(mine: Any, theirs: Tensor) -> str | None:
@@ -146,6 +162,8 @@ def _misfit(mine: Any, theirs: Tensor) -> str | None:
         return f"is {_describe(theirs)}, the model has {_describe(mine)}"
     if any(step == 0 < size - 1 for size, step in zip(mine.shape, mine.stride(), strict=True)):
         return "is expanded in the model: make it contiguous"
+    if mine.is_inference() and not torch.is_inference_mode_enabled():
+        return "was made in inference mode, where alone it can be written to"
     return None
 
 
@@ -154,15 +172,15 @@ def _describe(tensor: Tensor) -> str:
 
 
 def _conflicts(own: Mapping[str, Any], state: Mapping[str, Tensor]) -> Iterator[str]:
-    """Tensors that share memory in the model, of which one would overwrite another's values."""
+    """Tensors that share memory in the model, where it cannot hold what the file has of each."""
     sharing = defaultdict(list)
     for name, mine in own.items():
-        if torch.is_tensor(mine) and not is_lazy(mine) and not mine.is_meta and mine.numel():
-            sharing[mine.device, mine.untyped_storage().data_ptr()].append(name)
-        elif torch.is_tensor(mine):
-            sharing[mine.device, id(mine)].append(name)
+        sharing[_memory(mine) if _has_memory(mine) else id(mine)].append(name)
     for names in sharing.values():
-        if len(names) > 1 and not _agree([own[name] for name in names], [state[n] for n in names]):
+        mine, theirs = [own[name] for name in names], [state[name] for name in names]
+        if mine[0].is_meta and len(set(map(_place, mine))) > 1:
+            yield f"{', '.join(names)} are views of one memory on meta: build the model on the CPU"
+        elif len(names) > 1 and not _agree(mine, theirs):
             yield f"{', '.join(names)} share memory in the model and hold different values here"
 
 
@@ -214,13 +232,13 @@ def _assignable(
     own: Mapping[str, Any], state: Mapping[str, Tensor], names: list[str]
 ) -> dict[str, Tensor]:
     """What takes the places of meta tensors: a Parameter for a Parameter, one for all its names."""
-    made: dict[int, Tensor] = {}
+    made: dict[Hashable, Tensor] = {}
     for name in names:
-        mine = own[name]
-        if id(mine) not in made:
-            made[id(mine)] = (
+        mine, place = own[name], _place(own[name])
+        if place not in made:
+            made[place] = (
                 nn.Parameter(state[name], requires_grad=mine.requires_grad)
                 if isinstance(mine, nn.Parameter)
                 else state[name]
             )
-    return {name: made[id(own[name])] for name in names}
+    return {name: made[_place(own[name])] for name in names}

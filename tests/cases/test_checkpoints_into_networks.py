@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import distributed, nn
+from torch._subclasses import FakeTensorMode
 from torch.nn.parallel import DistributedDataParallel
 
 import ectorch as ec
@@ -127,9 +128,8 @@ def test_a_model_that_does_not_tie_needs_both_names(path):
         ec.load_model(untied, path)
 
 
-@pytest.mark.parametrize("network", [Tied, Normed, nn.Linear, lambda: nn.LSTM(3, 4)])
-def test_a_model_on_meta_gets_the_tensors_of_the_file(network, path):
-    build = (lambda: nn.Linear(3, 2)) if network is nn.Linear else network
+@pytest.mark.parametrize("build", [Tied, Normed, lambda: nn.LSTM(3, 4)])
+def test_a_model_on_meta_gets_the_tensors_of_the_file(build, path):
     model = build()
     ec.save_file(model, path)
     with torch.device("meta"):
@@ -140,6 +140,25 @@ def test_a_model_on_meta_gets_the_tensors_of_the_file(network, path):
     ):  # ties too: they make one name less
         assert type(mine) is nn.Parameter
         assert mine.requires_grad == own.requires_grad
+
+
+@pytest.mark.parametrize("kept", ["embed.weight", "head.weight"])
+@pytest.mark.parametrize("network", [Tied, TiedByMemory])
+def test_a_tied_model_on_meta_stays_tied(network, kept, path):
+    with torch.device("meta"):
+        fresh = network()
+    ec.save_file({kept: torch.ones(12, 8)}, path)
+    ec.load_model(fresh, path)
+    fresh.head.weight.data.zero_()
+    assert not fresh.embed.weight.any()
+
+
+def test_views_on_meta_are_refused(path):
+    ec.save_file(Fused(), path)
+    with torch.device("meta"):
+        fresh = Fused()
+    with pytest.raises(MismatchError, match="fused, k, q, v are views of one memory on meta"):
+        ec.load_model(fresh, path)
 
 
 def test_one_layer_on_meta_is_assigned_and_the_others_keep_their_parameters(path):
@@ -280,23 +299,43 @@ def test_many_differences_are_one_readable_line(path):
         ec.load_model(nn.Linear(2, 2), path)
 
 
+def inference():
+    with torch.inference_mode():
+        return torch.zeros(2)
+
+
+def fake():
+    with FakeTensorMode():
+        return torch.zeros(2)
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("make", "message"),
     [
-        (lambda m: m.register_buffer("scale", torch.ones(1).expand(2)), "scale is expanded"),
-        (
-            lambda m: setattr(m, "weight", nn.Parameter(torch.eye(2).to_sparse())),
-            "weight is a torch.sp",
-        ),
+        (lambda: torch.ones(1).expand(2), "scale is expanded"),
+        (lambda: torch.ones(2).to_sparse(), r"scale is a torch\.sparse_coo Tensor"),
+        (inference, "scale was made in inference mode"),
+        (fake, r"scale is a torch\.strided FakeTensor"),
+        (lambda: torch.ones(2).half(), "scale is float32"),
     ],
-    ids=["expanded", "sparse"],
+    ids=["expanded", "sparse", "inference", "fake", "half"],
 )
-def test_tensors_that_cannot_be_written_to_are_named(change, message, path):
+def test_tensors_that_cannot_be_written_to_are_named(make, message, path):
     model = nn.Linear(2, 2, bias=False)
     ec.save_file({"weight": torch.ones(2, 2), "scale": torch.ones(2)}, path)
-    change(model)
+    model.register_buffer("scale", make())
     with pytest.raises(MismatchError, match=message):
         ec.load_model(model, path)
+    assert not (model.weight == 1).all()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_scripted_model_is_saved_and_loaded(path):
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    ec.save_file(torch.jit.script(model), path)
+    assert path.read_bytes() == ec.save(model)
+    fresh = torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+    assert same(ec.load_model(fresh, path), model)
 
 
 def test_memory_formats_and_strides_of_the_model_stay(path):

@@ -10,6 +10,7 @@ from torch import distributed, nn
 from torch._subclasses import FakeTensorMode
 
 import ectorch as ec
+from ectorch import cli
 from ectorch.errors import ConfigError, UnsupportedTensorError
 from ectorch.storage import to_safetensors
 
@@ -230,10 +231,17 @@ def test_metadata_that_are_no_text_are_refused_by_key(metadata, message, tmp_pat
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_name_that_safetensors_reserves_stays_in_ect_files_alone():
+def test_a_name_that_safetensors_reserves_stays_in_ect_files_alone(tmp_path, monkeypatch):
     state = {"__metadata__": torch.ones(2), "w": torch.zeros(2)}
     assert ec.load(ec.save(state)).keys() == state.keys()
     with pytest.raises(UnsupportedTensorError, match="__metadata__ is no name"):
         to_safetensors(state, {})
+    ec.save_file(state, tmp_path / "m.ect")
+    monkeypatch.setattr(
+        "sys.argv", ["ectorch", "decompress", f"{tmp_path}/m.ect", f"{tmp_path}/m.safetensors"]
+    )
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert not (tmp_path / "m.safetensors").exists()
     state["__metadata__.w"] = state.pop("__metadata__")
     assert load_safetensors(to_safetensors(state, {"__metadata__": "text"})).keys() == state.keys()
