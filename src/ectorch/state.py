@@ -32,6 +32,7 @@ def file_state(model: nn.Module) -> dict[str, Tensor]:
     """What a file holds of ``model``: `discrete_state_dict` under the names of the plain network.
 
     Raises:
+        MismatchError: when a wrapper has tensors of the names that it wraps.
         UnsupportedTensorError: when the state dict has something else than tensors.
     """
     for name, value in model.state_dict().items():
@@ -107,6 +108,8 @@ def _plain_names(model: nn.Module, state: Mapping[str, Any]) -> dict[str, str]:
         for name, short in plain.items():
             if short.startswith(f"{prefix}{inner}."):
                 plain[name] = prefix + short.removeprefix(f"{prefix}{inner}.")
+    if len({*plain.values()}) < len(plain):
+        raise MismatchError(f"{type(model).__name__} wraps a module that has the names of its own")
     return plain
 
 
@@ -121,10 +124,13 @@ def _inner_name(module: nn.Module) -> str | None:
 
 def _fill_ties(own: Mapping[str, Any], state: dict[str, Tensor]) -> None:
     """Give a name that ``state`` lacks what it has for another name of the same tensor."""
-    present = {_place(own[name]): state[name] for name in own.keys() & state.keys()}
-    for name in own.keys() - state.keys():
-        if _place(own[name]) in present:
-            state[name] = present[_place(own[name])]
+    places = {name: _place(value) for name, value in own.items() if not _is_extra(name)}
+    present = {places[name]: state[name] for name in places.keys() & state.keys()}
+    state |= {
+        name: present[places[name]]
+        for name in places.keys() - state.keys()
+        if places[name] in present
+    }
 
 
 def _place(value: Any) -> Hashable:
@@ -133,7 +139,7 @@ def _place(value: Any) -> Hashable:
         return id(value)
     signs = value.is_conj(), value.is_neg()
     view = value.storage_offset(), value.shape, value.stride(), value.dtype, signs
-    return value.device, _memory(value), view
+    return _memory(value), view
 
 
 def _has_memory(value: Any) -> bool:
@@ -142,11 +148,11 @@ def _has_memory(value: Any) -> bool:
     return value.layout == torch.strided
 
 
-def _memory(tensor: Tensor) -> int:
+def _memory(tensor: Tensor) -> Hashable:
     """The same for views of one memory; what is empty or on meta has none but its storage."""
     storage = tensor.untyped_storage()
-    own: int = storage.data_ptr() or StorageWeakRef(storage).cdata  # type: ignore[no-untyped-call]
-    return own
+    at = storage.data_ptr() or StorageWeakRef(storage).cdata  # type: ignore[no-untyped-call]
+    return tensor.device, at
 
 
 def _misfit(mine: Any, theirs: Tensor) -> str | None:
@@ -173,7 +179,7 @@ def _describe(tensor: Tensor) -> str:
 
 def _conflicts(own: Mapping[str, Any], state: Mapping[str, Tensor]) -> Iterator[str]:
     """Tensors that share memory in the model, where it cannot hold what the file has of each."""
-    sharing = defaultdict(list)
+    sharing: dict[Hashable, list[str]] = defaultdict(list)
     for name, mine in own.items():
         sharing[_memory(mine) if _has_memory(mine) else id(mine)].append(name)
     for names in sharing.values():

@@ -1,4 +1,4 @@
-"""Networks <-> ``.ect`` files: the only room that joins torch and the bitstream."""
+"""Networks <-> ``.ect`` files: the room that joins torch and the bitstream."""
 
 from __future__ import annotations
 

@@ -257,6 +257,10 @@ def test_modules_that_are_only_called_like_wrappers_keep_their_names(path):
 
 
 def test_a_name_with_and_without_its_wrapper_is_refused(path):
+    model = nn.DataParallel(nn.Linear(2, 2))
+    model.register_buffer("bias", torch.zeros(2))
+    with pytest.raises(MismatchError, match="DataParallel wraps a module that has the names"):
+        ec.save_file(model, path)
     ec.save_file({"module.bias": torch.ones(2), "bias": torch.zeros(2)}, path)
     with pytest.raises(MismatchError, match="both their plain and their wrapped names"):
         ec.load_model(nn.DataParallel(nn.Linear(2, 2)), path, strict=False)
