@@ -54,6 +54,7 @@ class SizeMeter:
         finalize: what will be done to the network before it is saved; it may change the copy.
         threads: that code; all cores if None.
 
+    >>> from ectorch.storage import save
     >>> net, meter = nn.Linear(8, 4), SizeMeter()
     >>> meter(net).total == len(save(net))
     True
