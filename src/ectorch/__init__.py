@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ectorch.errors import EctorchError, FormatError
     from ectorch.finalizing import finalize, snapshot
     from ectorch.fit import fit_size, size_control
+    from ectorch.measure import FileSize, SizeMeter, rate_bits
     from ectorch.network import (
         convert,
         freeze_symbols,
@@ -21,17 +22,7 @@ if TYPE_CHECKING:
         prepare,
     )
     from ectorch.norms import discretize_norms, restore_norms
-    from ectorch.storage import (
-        FileSize,
-        SizeMeter,
-        load,
-        load_file,
-        load_model,
-        rate_bits,
-        safe_open,
-        save,
-        save_file,
-    )
+    from ectorch.storage import load, load_file, load_model, safe_open, save, save_file
     from ectorch.units import remove_dead_units, restore_shapes, sort_units
 
 __version__ = "0.1.0"
@@ -42,19 +33,10 @@ _ROOMS = {
     "finalizing": ("finalize", "snapshot"),
     "fit": ("fit_size", "size_control"),
     "errors": ("EctorchError", "FormatError"),
+    "measure": ("FileSize", "SizeMeter", "rate_bits"),
     "network": ("convert", "freeze_symbols", "param_groups", "penalty", "prepare"),
     "norms": ("discretize_norms", "restore_norms"),
-    "storage": (
-        "FileSize",
-        "SizeMeter",
-        "load",
-        "load_file",
-        "load_model",
-        "rate_bits",
-        "safe_open",
-        "save",
-        "save_file",
-    ),
+    "storage": ("load", "load_file", "load_model", "safe_open", "save", "save_file"),
     "units": ("remove_dead_units", "restore_shapes", "sort_units"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

@@ -200,14 +200,12 @@ def decompress(
     max_decoded_bytes: MaxDecoded = DEFAULT_MAX_DECODED_BYTES,
 ) -> None:
     """Write the tensors of an .ect file as .safetensors, bit for bit."""
-    import safetensors.torch
-
     from ectorch.bitstream import write_atomic
-    from ectorch.storage import load_file, safe_open
+    from ectorch.storage import load_file, safe_open, to_safetensors
 
-    tensors = load_file(source, max_decoded_bytes)
-    with safe_open(source, max_decoded_bytes) as file:
-        data = safetensors.torch.save(tensors, file.metadata() or None)
+    tensors = load_file(source, max_decoded_bytes=max_decoded_bytes)
+    with safe_open(source, max_decoded_bytes=max_decoded_bytes) as file:
+        data = to_safetensors(tensors, file.metadata())
     write_atomic(target, data)
     typer.echo(f"{source} {source.stat().st_size:,} bytes -> {target} {len(data):,} bytes")
 
@@ -237,7 +235,7 @@ def compare(
         if source.suffix == ".ect":
             with Reader(source, max_decoded_bytes) as reader:
                 sizes = {entry.name: entry.size_bytes for entry in reader}
-            tensors = load_file(source, max_decoded_bytes)
+            tensors = load_file(source, max_decoded_bytes=max_decoded_bytes)
         else:
             tensors = _read_tensors(source)[0]
             sizes = {name: tensor.nbytes for name, tensor in tensors.items()}

@@ -20,9 +20,10 @@ from ectorch import layers
 from ectorch.control import SizeControl
 from ectorch.errors import ConfigError, MismatchError
 from ectorch.finalizing import finalize
+from ectorch.measure import SizeMeter
 from ectorch.network import constrained_parameters, discrete_state_dict, freeze_symbols
 from ectorch.relaxation import Bracket, Hard
-from ectorch.storage import SizeMeter, save
+from ectorch.storage import save
 
 _LEAST_SHARE = 0.99  # of the target that a file takes
 _FITS = 6

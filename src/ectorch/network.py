@@ -201,7 +201,7 @@ def _plain_state_dict(
             state[prefix + name] = read(module, name)
             for suffix in constraint.added:
                 state.pop(f"{prefix}{name}_{suffix}", None)
-        for name in (*module._parameters, *module._buffers):
+        for name in (*module._parameters.keys(), *module._buffers.keys()):
             if prefix + name in state:
                 state[prefix + name] = units.restored(module, name, state[prefix + name])
     return state

@@ -12,7 +12,7 @@ from ectorch.bitstream.tensor import DTYPES
 from ectorch.bitstream.wire import Cursor, varint
 from ectorch.errors import FormatError
 
-_MAX_DIMENSIONS = 64
+MAX_DIMENSIONS = 64
 _OWN_BLOCK_BYTES = 4096  # a payload of this size or more gets a block of its own
 _MAX_SHARED_BLOCK_BYTES = 1 << 16
 _FULL = _MAX_SHARED_BLOCK_BYTES + 1  # has no room, not even for an empty payload
@@ -132,7 +132,7 @@ def _decode_entry(
             raise FormatError(f"{cursor.what}: {name} is an alias of the alias {source.name}")
         return Entry(name, source.dtype, source.shape, Coding.ALIAS, 0, alias_of=source.name)
     dimensions = cursor.varint()
-    if dimensions > _MAX_DIMENSIONS:
+    if dimensions > MAX_DIMENSIONS:
         raise FormatError(f"{cursor.what}: {name} has {dimensions} dimensions")
     shape = tuple(cursor.varint() for _ in range(dimensions))
     size = cursor.varint()

@@ -14,8 +14,8 @@ from ectorch.control import SizeControl
 from ectorch.errors import ConfigError, RecipeError
 from ectorch.experiments.recipe import Recipe
 from ectorch.fit import asked_bytes, check_reachable, fit_size, size_range
+from ectorch.measure import SizeMeter
 from ectorch.network import prepare
-from ectorch.storage import SizeMeter
 
 _OBSERVATIONS = 200  # of the size, in a training
 _LEAST_STEPS = 4  # from one to the next

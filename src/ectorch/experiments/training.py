@@ -29,6 +29,7 @@ from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
 from ectorch.experiments.result import FLOAT_FILE, check_same_recipe, finish, finished
 from ectorch.experiments.target import SizeTarget, target_bytes
 from ectorch.finalizing import finalize
+from ectorch.measure import SizeMeter
 from ectorch.network import (
     convert,
     freeze_symbols,
@@ -37,7 +38,6 @@ from ectorch.network import (
     prepare,
 )
 from ectorch.norms import restore_norms
-from ectorch.storage import SizeMeter
 from ectorch.units import fit_shapes, remove_dead_units
 
 STAGES = ("pretrain", "reduce", "constrain", "finetune")
