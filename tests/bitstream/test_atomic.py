@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -202,7 +203,7 @@ def test_standard_output_gets_the_bytes(redirected, tmp_path):
 def test_a_device_stays_a_device(device, tmp_path):
     (tmp_path / "link").symlink_to("/dev/null")
     write_atomic(tmp_path / device, b"data")
-    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
     assert (tmp_path / "link").is_symlink()
 
 

@@ -1,4 +1,4 @@
-"""One handle for many threads, for processes after a fork, and pickled, gives each its own bytes."""
+"""One handle for threads, for processes after a fork, and pickled: each gets its own bytes."""
 
 import asyncio
 import multiprocessing
@@ -21,7 +21,7 @@ from ectorch.errors import FormatError
 
 
 def tensors():
-    """Small ones that share blocks, some coded with hints of others, and ones of their own block."""
+    """Small ones that share blocks, some coded with hints, and ones that have their own block."""
     rng = np.random.default_rng(7)
     arrays = {}
     for at in range(4):  # a unit that hears much is heard much
