@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ectorch.bitstream.container import encode_file, write_atomic
+from ectorch.bitstream.container import encode_file, write_file
 from ectorch.bitstream.index import MAX_DIMENSIONS, Entry
 from ectorch.bitstream.numpy_io import to_array
 from ectorch.bitstream.reader import DEFAULT_MAX_DECODED_BYTES, Reader
@@ -72,15 +72,14 @@ def save_file(
         UnsupportedTensorError: for a sparse, quantized, lazy or other unknown tensor, or what is no
             tensor at all (as `get_extra_state` may give), by its name.
     """
-    data = save(model, metadata, preset, threads)
-    write_atomic(path, data)
-    return len(data)
+    _check_metadata(metadata or {})
+    return write_file(path, raw_tensors(model), metadata, preset, threads)
 
 
 def load(
     data: bytes,
-    *,
     max_decoded_bytes: int = DEFAULT_MAX_DECODED_BYTES,
+    *,
     threads: int | None = None,
 ) -> dict[str, Tensor]:
     """The tensors of an ``.ect`` file's bytes, by name; see `load_file`."""
@@ -366,5 +365,6 @@ def _parse_device(device: _Device) -> torch.device:
 
 def _to_torch(raw: RawTensor) -> Tensor:
     size = DTYPES[raw.dtype]
-    carried = torch.from_numpy(raw.bits.view(f"i{size}").copy())
+    bits = raw.bits if raw.bits.flags.writeable else raw.bits.copy()
+    carried = torch.from_numpy(bits.view(f"i{size}"))
     return carried.view(_TORCH_DTYPES[raw.dtype]).reshape(raw.shape)
