@@ -7,6 +7,13 @@ _Slots = npt.NDArray[np.uint64]
 _Counts = npt.NDArray[np.uint64]
 
 class DamagedStream(ValueError): ...  # noqa: N818
+class Stopped(RuntimeError): ...  # noqa: N818
+
+class Stop:
+    """Ends what the threads that watch it code, soon, by `Stopped`."""
+
+    def watch(self) -> None: ...
+    def set(self) -> None: ...
 
 def static_encode(symbols: _Symbols, frequencies: _Frequencies, scale_bits: int) -> bytes: ...
 def static_decode(data: bytes, symbols: _Symbols, levels: int) -> None: ...
