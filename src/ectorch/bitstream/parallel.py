@@ -8,6 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+from ectorch.bitstream import native
+
 Map = Callable[..., Iterable[Any]]  # the builtin, or `Workers.map`
 _Result = TypeVar("_Result")
 
@@ -15,7 +17,8 @@ _Result = TypeVar("_Result")
 class Workers:
     """``threads`` of them (all cores if None), begun when first needed.
 
-    Tasks start in the order they came, so that one may wait for an earlier one.
+    Tasks start in the order they came, so that one may wait for an earlier one. An exception
+    that leaves the block, Ctrl-C's too, stops what the compiled coders do.
     """
 
     def __init__(self, threads: int | None) -> None:
@@ -23,11 +26,14 @@ class Workers:
         if self.threads < 1:
             raise ValueError(f"threads is {threads}, expected 1 or more")
         self._pool: ThreadPoolExecutor | None = None
+        self._stop = native.module.Stop() if native.module is not None else None
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._stop is not None and error[0] is not None:
+            self._stop.set()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
@@ -38,7 +44,8 @@ class Workers:
             done.set_result(work())
             return done
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.threads)
+            watch = None if self._stop is None else self._stop.watch
+            self._pool = ThreadPoolExecutor(self.threads, initializer=watch)
         return self._pool.submit(work)
 
     def map(self, work: Callable[[Any], _Result], items: Iterable[Any]) -> list[_Result]:
