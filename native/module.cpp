@@ -85,10 +85,12 @@ nb::bytes static_encode(In<std::uint16_t> symbols, In<std::uint32_t> frequencies
     return to_bytes(out);
 }
 
-void static_decode(nb::bytes data, Out<std::uint16_t> symbols, std::uint32_t levels) {
+template <class Symbol>
+void static_decode(nb::bytes data, Out<Symbol> symbols, std::uint32_t levels, bool whole) {
     const Stream stream(data);
     nb::gil_scoped_release unlocked;
-    ectorch::static_decode(stream.data, stream.size, symbols.data(), symbols.size(), levels);
+    ectorch::static_decode(stream.data, stream.size, symbols.data(), symbols.size(), levels,
+                           whole);
 }
 
 int decode_table(nb::bytes data, Out<std::uint32_t> frequencies) {
@@ -213,6 +215,12 @@ void take(In<Bits> table, In<std::uint16_t> symbols, Out<Bits> out) {
 // What has another dtype or stride is refused: a copy of it would be read, or worse, written.
 auto array(const char* name) { return nb::arg(name).noconvert(); }
 
+template <class Symbol>
+void define_static_decode(nb::module_& m) {
+    m.def("static_decode", &static_decode<Symbol>, "data"_a, array("symbols"), "levels"_a,
+          "whole"_a = true);
+}
+
 template <class Bits>
 void define_levels(nb::module_& m) {
     m.def("find_distinct", &find_distinct<Bits>, array("bits"), "most"_a, array("symbols"));
@@ -228,7 +236,8 @@ NB_MODULE(_native, m) {
     nb::exception<Stopped>(m, "Stopped", PyExc_RuntimeError);
     nb::class_<Stop>(m, "Stop").def(nb::init<>()).def("watch", &Stop::watch).def("set", &Stop::set);
     m.def("static_encode", &static_encode, array("symbols"), array("frequencies"), "scale_bits"_a);
-    m.def("static_decode", &static_decode, "data"_a, array("symbols"), "levels"_a);
+    define_static_decode<std::uint8_t>(m);
+    define_static_decode<std::uint16_t>(m);
     m.def("decode_table", &decode_table, "data"_a, array("frequencies"));
     m.def("count_symbols", &count_symbols, array("symbols"), array("counts"));
     m.def("count_runs", &count_runs, array("symbols"), "zero"_a, array("counts"));

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -104,9 +105,12 @@ inline std::vector<std::uint8_t> static_encode(const std::uint16_t* symbols, std
     return coder.finish();
 }
 
-inline void static_decode(const std::uint8_t* data, std::size_t size, std::uint16_t* symbols,
-                          std::size_t count, std::uint32_t levels) {
+// `whole` unless more symbols follow in the stream.
+template <class Symbol>
+void static_decode(const std::uint8_t* data, std::size_t size, Symbol* symbols, std::size_t count,
+                   std::uint32_t levels, bool whole = true) {
     check_levels(levels);
+    if (levels - 1 > std::numeric_limits<Symbol>::max()) throw std::invalid_argument("narrow symbols");
     RangeDecoder coder(data, size);
     const StaticTable table = decode_table(coder, levels);
     const auto starts = table.starts();
@@ -116,10 +120,10 @@ inline void static_decode(const std::uint8_t* data, std::size_t size, std::uint1
             const auto above = std::upper_bound(starts.begin(), starts.end(), target);
             const auto symbol = static_cast<std::uint32_t>(above - starts.begin() - 1);
             coder.narrow(starts[symbol], table.frequencies[symbol]);
-            symbols[i] = static_cast<std::uint16_t>(symbol);
+            symbols[i] = static_cast<Symbol>(symbol);
         }
     }
-    if (!coder.exhausted()) throw DamagedStream("bytes left after the last symbol");
+    if (whole && !coder.exhausted()) throw DamagedStream("bytes left after the last symbol");
 }
 
 }  // namespace ectorch
