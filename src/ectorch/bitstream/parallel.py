@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+from ectorch.bitstream import native
 from ectorch.errors import ConfigError
 
 Map = Callable[..., Iterable[Any]]  # the builtin, or `Workers.map`
@@ -35,28 +36,31 @@ def done(result: _Result) -> Future[_Result]:
 class Workers:
     """``threads`` of them (all cores if None), begun when first needed.
 
-    Tasks start in the order they came, so that one may wait for an earlier one.
+    Tasks start in the order they came, so that one may wait for an earlier one. An exception
+    that leaves the block, Ctrl-C's too, stops what the compiled coders do.
     """
 
     def __init__(self, threads: int | None) -> None:
         self.threads = check_threads(threads) or os.cpu_count() or 1
         self._pool: ThreadPoolExecutor | None = None
+        self._stop = native.module.Stop() if native.module is not None else None
 
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        """What has not begun never will; what runs is waited for, except on Ctrl-C."""
+    def __exit__(self, *error: object) -> None:
+        if self._stop is not None and error[0] is not None:
+            self._stop.set()
         if self._pool is not None:
-            wait = kind is None or issubclass(kind, Exception)
-            self._pool.shutdown(wait, cancel_futures=True)
+            self._pool.shutdown(cancel_futures=True)
 
     def submit(self, work: Callable[[], _Result]) -> Future[_Result]:
         """Start ``work``; with one thread, do it."""
         if self.threads == 1:
             return done(work())
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.threads)
+            watch = None if self._stop is None else self._stop.watch
+            self._pool = ThreadPoolExecutor(self.threads, initializer=watch)
         return self._pool.submit(work)
 
     def map(self, work: Callable[[Any], _Result], items: Iterable[Any]) -> list[_Result]:
