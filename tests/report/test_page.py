@@ -69,7 +69,7 @@ def test_points_come_in_their_order_with_the_front_marked(results):
 def test_seeds_of_a_kept_table_make_one_point(tmp_path):
     runs = [
         {"seed": seed, "evaluated_on": "test", "file_bytes": 100 + seed}
-        | {"decoded_error_percent": 2.0 + seed}
+        | {"decoded_error_percent": 2.0 + seed, "float_error_percent": 1.0, "seconds": 9.0}
         for seed in (0, 2)
     ]
     point = {"curve": "c", "name": "alpha-1", "network": "n", "data": "d", "float_bytes": 4000}
@@ -91,7 +91,7 @@ def test_a_folder_without_results_is_named(tmp_path):
 
 def test_markdown_has_every_point_and_baseline(results):
     text = markdown(results, gather(results))
-    assert "| tiny <network> point-4 | 1 | 1 | 500 | 96 | 9.00 | 3.25 | 4.0 |" in text
+    assert "| tiny &lt;network&gt; point-4 | 1 | 1 | 500 | 96 | 9.00 | 3.25 | 4.0 |" in text
     assert "| int8 + zstd | 9,000 | 5.4 | 3.50 |" in text
     assert "ectorch 1.2.3" in text
 
