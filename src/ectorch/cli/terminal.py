@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from ectorch.errors import ConfigError
 from ectorch.report.text import printable
@@ -18,7 +19,7 @@ tables = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
 
 def say(text: str) -> None:
     """One line; ``text`` may hold words of a user or of a file."""
-    typer.echo(printable(text))
+    tables.print(Text(printable(text)), soft_wrap=True)
 
 
 def readable(path: Path) -> Path:

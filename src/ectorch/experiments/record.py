@@ -13,6 +13,7 @@ _Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 _Bytes = Annotated[int, Field(gt=0, lt=1 << 63)]
 _Positive = Annotated[float, Field(ge=0)]
 _Percent = Annotated[float, Field(ge=0, le=100)]
+_Drawn = Annotated[float, Field(ge=-1e300, le=1e300)]  # an axis must be able to hold it
 _T = TypeVar("_T")
 
 
@@ -94,11 +95,11 @@ class Epoch(Record):
 
     stage: str = ""
     epoch: _Count | None = None
-    loss: float | None = None
-    error_percent: float | None = None
-    size_bytes: float | None = None
-    alpha: float | None = None
-    gap_percent: float | None = None
+    loss: _Drawn | None = None
+    error_percent: _Drawn | None = None
+    size_bytes: _Drawn | None = None
+    alpha: _Drawn | None = None
+    gap_percent: _Drawn | None = None
 
 
 class Baseline(Record):

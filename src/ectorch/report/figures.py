@@ -277,6 +277,7 @@ def training_picture(name: str, log: Sequence[Mapping[str, Any]]) -> Picture:
         ("gap_percent", "soft - hard error"),
     )
     known = [row for row in rows if any(record[row[0]] is not None for record in log)]
+    known = known or [*rows[:1]]
     picture = Picture(name, len(known), height=1.5 * len(known))
     for axis, (key, label) in zip(picture.axes, known, strict=True):
         own = [(at + 1, record) for at, record in enumerate(log) if record[key] is not None]
