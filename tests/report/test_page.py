@@ -14,6 +14,9 @@ from ectorch.report.gather import front, gather, tasks_of
 from ectorch.report.page import WRITERS, markdown, page
 
 SIZES = {0.1: (900, 3.5), 0.3: (700, 5.0), 0.5: (800, 6.0), 1.0: (500, 9.0)}
+SMALLEST_LETTERS = """Math.min(...[...document.querySelectorAll("svg text")].map(text => {
+    const { a, b } = text.getScreenCTM();
+    return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(a, b) || Infinity; }))"""
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +165,12 @@ def test_in_a_browser_tables_sort_and_marks_show_their_values(
     assert tip.is_hidden()
 
     assert view.evaluate("document.documentElement.scrollWidth") <= width
+    assert view.evaluate(SMALLEST_LETTERS) >= 10
+    table = view.locator(".wide >> nth=0")
+    hint = view.locator(".hint >> nth=0")
+    assert hint.is_visible() == (width == 390)
+    table.evaluate("table => { table.scrollLeft = table.scrollWidth; }")
+    hint.wait_for(state="hidden")
     dark = view.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
     assert dark == (colours == "dark")
     assert said == [f"file://{tmp_path / 'report.html'}"] * len(said)

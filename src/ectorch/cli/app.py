@@ -43,7 +43,8 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except _WrongUsage as error:
-        _fail(error.format_message() or "expected a command: ectorch --help lists them")
+        asked = error.ctx.command_path if error.ctx else "ectorch"
+        _fail(f"{error.format_message() or 'Missing command.'} See {asked} --help")
     except (EctorchError, OSError, ImportError, MemoryError) as error:
         _fail(_words(error))
     raise SystemExit(code or 0)
