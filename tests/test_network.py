@@ -148,7 +148,11 @@ def whole_numbers():
     ("make", "error", "message"),
     [
         (lazy, UnsupportedLayerError, r"last\.weight \(LazyLinear\) is lazy"),
-        (parametrized, UnsupportedLayerError, r"last\.bias \(Parametrized\w+\) is parametrized"),
+        (
+            parametrized,
+            UnsupportedLayerError,
+            r"\.original \(ParametrizationList\) is parametrized",
+        ),
         (constrained, ConfigError, r"last\.weight \(ConstrainedLinear\) is constrained already"),
         (whole_numbers, UnsupportedLayerError, r"last\.weight \(Linear\) is torch.int64"),
     ],
