@@ -23,10 +23,15 @@ class Relaxation(Protocol):
 
     Attributes:
         lengths: the rule of `ectorch.lengths` by which the levels are charged.
+        trains_weight: whether the Parameter itself is trained and near it means near its level, as
+            in a sum with a straight-through gradient; False where it only gives initial values.
     """
 
     @property
     def lengths(self) -> LengthRule: ...
+
+    @property
+    def trains_weight(self) -> bool: ...
 
     def extra_variables(self, weight: Tensor, codebook: Codebook) -> dict[str, Tensor]:
         """Initial values of what is trained beside the weight, by a name of their own."""
