@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ectorch.errors import DivergedError
+from ectorch.transforms import clamp_
 
 CodebookKind = Literal["grid", "kmeans", "quantile"]
 
@@ -110,7 +111,7 @@ class Codebook:
             weight = weight.detach().contiguous()
             return torch.bucketize(weight, values, right=True, out_int32=True)
         below = self.in_steps(weight).add_(self.zero + 1)
-        return _to_index(below.clamp_(0, self.levels), self.levels)
+        return _to_index(clamp_(below, 0, self.levels))
 
     def locate(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The bracket of each weight, ``values[lower] <= weight <= values[lower + 1]``.
@@ -125,14 +126,14 @@ class Codebook:
         """
         if self.step is not None:
             low, high = self.multiples
-            position = self.in_steps(weight).clamp_(low, high)
-            lower = position.floor().clamp_(max=high - 1)
-            return _to_index(lower + self.zero, self.levels - 2), position.sub_(lower)
+            position = clamp_(self.in_steps(weight), low, high)
+            lower = position.floor().clamp_max_(high - 1)
+            return _to_index(lower + self.zero), position.sub_(lower)
         weight = weight.detach()
-        lower = self.interval(weight).sub_(1).clamp_(0, self.levels - 2)
+        lower = self.interval(weight).sub_(1).clamp_min_(0).clamp_max_(self.levels - 2)
         values = self.values.detach()
         start, end = values[lower], values[lower + 1]
-        return lower, ((weight - start) / (end - start)).clamp_(0, 1)
+        return lower, clamp_((weight - start) / (end - start), 0, 1)
 
     def quantize(self, weight: Tensor) -> Tensor:
         """Nearest level of each weight, int64.
@@ -140,8 +141,8 @@ class Codebook:
         Halfway goes to the even multiple of a step as in `torch.round`, else to the lower value.
         """
         if self.step is not None:
-            nearest = self.in_steps(weight).round_().clamp_(*self.multiples)
-            return _to_index(nearest.add_(self.zero), self.levels - 1).long()
+            nearest = clamp_(self.in_steps(weight).round_(), *self.multiples)
+            return _to_index(nearest.add_(self.zero)).long()
         lower, fraction = self.locate(weight)
         return lower.long() + (fraction > 0.5)
 
@@ -152,9 +153,9 @@ class Codebook:
         return self.values[symbols]
 
 
-def _to_index(place: Tensor, most: int) -> Tensor:
-    """int32 in ``[0, most]``, whatever NaN is as an integer on this machine."""
-    return place.int().clamp_(0, most)
+def _to_index(place: Tensor) -> Tensor:
+    """int32 of whole numbers, 0 of NaN, which as an integer is another one on each machine."""
+    return place.nan_to_num_().int()
 
 
 def _log_gap_range(dtype: torch.dtype, levels: int) -> tuple[float, float]:

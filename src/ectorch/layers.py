@@ -23,6 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ectorch.codebook import Codebook, CodebookKind, initial_log_gaps
 from ectorch.relaxation import Relaxation
+from ectorch.transforms import transformed
 
 _LOG_GAPS = "log_gaps"
 _LENGTHS = "lengths"
@@ -253,7 +254,7 @@ def _read(module: nn.Module, name: str) -> Tensor:
         if not torch.compiler.is_compiling():
             _SOURCES[tensor] = module, name
             tensor._is_param = True  # an nn.Parameter to isinstance, hence to get_parameter
-            if not torch.is_grad_enabled():
+            if not (torch.is_grad_enabled() or transformed()):
                 tensor.requires_grad_()  # torch multiplies by other kernels where it is not set
         return tensor
     except AttributeError as error:  # nn.Module would go on to answer with the raw Parameter

@@ -17,6 +17,7 @@ from ectorch.config import Config
 from ectorch.errors import ConfigError, UnsupportedLayerError
 from ectorch.layers import Constraint
 from ectorch.norms import discretize_norms
+from ectorch.transforms import transformed
 
 _CODEBOOK_LR_SCALE = 0.1  # codebooks that move fast collapse
 
@@ -148,6 +149,8 @@ def penalty(model: nn.Module, alpha: float, examples: int, refresh: bool = True)
     constrained = [*constrained_parameters(model)]
     if not constrained:
         raise ConfigError(f"{type(model).__name__} is not prepared: call ectorch.prepare first")
+    if refresh and transformed():
+        raise ConfigError("levels are not counted within torch.func: give penalty refresh=False")
     charged = []
     for module, name, constraint in constrained:
         if constraint.relaxation is None or layers.frozen_symbols(module, name) is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import functional as F
 
 
 def transformed() -> bool:
@@ -18,6 +19,16 @@ def transformed() -> bool:
     if torch.compiler.is_compiling():
         return False
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def differentiated_again(*grads: Tensor | None) -> bool:
+    """Whether a kernel's backward is itself transformed: ``create_graph``, ``is_grads_batched``."""
+    batched = torch._C._functorch.is_legacy_batchedtensor
+    return (
+        torch.is_grad_enabled()
+        or transformed()
+        or any(grad is not None and batched(grad) for grad in grads)
+    )
 
 
 def differentiate(
@@ -35,3 +46,8 @@ def differentiate(
         return (None,) * len(inputs)
     reached, arrived = zip(*pairs, strict=True)
     return torch.autograd.grad(reached, inputs, arrived, create_graph=True, allow_unused=True)
+
+
+def clamp_(tensor: Tensor, low: float, high: float) -> Tensor:
+    """``tensor.clamp_(low, high)``, for which vmap has no rule."""
+    return F.hardtanh_(tensor, low, high)

@@ -20,7 +20,7 @@ from ectorch.entropy import soft_bit_size, soft_counts
 from ectorch.lengths import LengthRule, find_rule, isotonic
 from ectorch.relaxation.base import Variables
 from ectorch.relaxation.rounding import rounded, straight_through, uniform_noise
-from ectorch.transforms import differentiate, transformed
+from ectorch.transforms import differentiate, differentiated_again, transformed
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class _VarianceOnGrid(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         weight, step = ctx.saved_tensors
-        if torch.is_grad_enabled() or transformed():
+        if differentiated_again(grad):
 
             def plain(weight: Tensor, step: Tensor) -> tuple[Tensor]:
                 return (_variance(weight, Codebook(ctx.levels, step)),)

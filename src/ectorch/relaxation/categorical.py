@@ -19,7 +19,7 @@ from ectorch.codebook import Codebook
 from ectorch.lengths import LengthRule, find_rule, free
 from ectorch.relaxation.base import Variables
 from ectorch.relaxation.rounding import uniform_noise
-from ectorch.transforms import differentiate, transformed
+from ectorch.transforms import differentiate, differentiated_again, transformed
 
 _LEAST = 0.05  # initial probability of all but the nearest level together, at least
 
@@ -134,7 +134,7 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def backward(ctx, by_mean, by_variance, _):  # type: ignore[no-untyped-def]
         logits, values, mean, variance, probabilities = ctx.saved_tensors
-        if torch.is_grad_enabled() or transformed():
+        if differentiated_again(by_mean, by_variance):
             return differentiate(_moments, (logits, values), (by_mean, by_variance))
         by_mean = torch.zeros_like(mean) if by_mean is None else by_mean
         by_logits, by_values = torch.empty_like(probabilities), torch.empty_like(values)

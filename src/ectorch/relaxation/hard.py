@@ -93,7 +93,7 @@ class _Edges(torch.autograd.Function):
 
 
 def _edges(values: list[float], charges: list[float]) -> list[float]:
-    """Where ``argmin_k (w - values[k])^2 + charges[k]`` rises, with w, past each level but the last.
+    """Where ``argmin_k (w - values[k])^2 + charges[k]`` rises with w past each level but the last.
 
     The square of w is common to all, so the minimum is the lower envelope of straight lines. Levels
     that are never the cheapest have no room between two edges.

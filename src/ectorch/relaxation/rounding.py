@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from ectorch.codebook import Codebook
 from ectorch.entropy import pieces
-from ectorch.transforms import transformed
+from ectorch.transforms import clamp_, transformed
 
 _NOISE_BITS = 16
 
@@ -31,7 +31,7 @@ def rounded(weight: Tensor, codebook: Codebook, noise: Tensor | None) -> Tensor:
     if codebook.step is not None:
         place = codebook.in_steps(weight)
         index = place.round_() if noise is None else (place + noise).floor_()
-        index = index.clamp_(*codebook.multiples).to(weight.dtype)
+        index = clamp_(index, *codebook.multiples).to(weight.dtype)
         return index.mul_(codebook.step.detach()).add_(0.0)  # + 0.0 turns -0.0 into +0.0
     lower, fraction = codebook.locate(weight)
     return codebook.values.detach()[lower + (fraction > (0.5 if noise is None else noise))]
