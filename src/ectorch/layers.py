@@ -137,7 +137,10 @@ def _thaw(module: nn.Module, name: str) -> None:
 
 @torch.no_grad()
 def refresh_lengths(module: nn.Module, name: str) -> None:
-    """Set the code lengths and their mean by the weights as they are now."""
+    """Set the code lengths and their mean by the weights as they are now.
+
+    The mean is NaN where weights or codebook are no numbers: `ectorch.network.penalty` asks it.
+    """
     relaxation = constraints(module)[name].relaxation
     assert relaxation is not None
     book = codebook(module, name)
@@ -145,7 +148,10 @@ def refresh_lengths(module: nn.Module, name: str) -> None:
     counts = relaxation.counts(trained, book)
     lengths = relaxation.lengths(counts, book.zero)
     _buffer(module, name, _LENGTHS).copy_(lengths)
-    _buffer(module, name, _BITS).copy_(counts @ lengths / max(trained["weight"].numel(), 1))
+    weight, log_gaps = trained["weight"], module._parameters[f"{name}_{_LOG_GAPS}"]
+    assert log_gaps is not None
+    finite = 0.0 * sum(t.sum(dtype=torch.float64) for t in (weight, log_gaps))
+    _buffer(module, name, _BITS).copy_(counts @ lengths / max(weight.numel(), 1) + finite)
 
 
 def relaxed_bits(module: nn.Module, name: str) -> Tensor:
@@ -387,4 +393,7 @@ def _initial_log_gaps(constraint: Constraint, weight: Tensor) -> Tensor:
 
 
 def _round_to_half(weight: Tensor) -> Tensor:
-    return weight + (weight.half().to(weight.dtype) - weight).detach()
+    most = torch.finfo(torch.float16).max
+    wide = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+    rounded = wide.clamp(-most, most).half().to(weight.dtype)
+    return rounded + (weight - weight.detach())

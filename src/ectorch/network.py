@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
-from ectorch import layers, units
+from ectorch import codebook, layers, units
 from ectorch.config import Config
-from ectorch.errors import ConfigError, UnsupportedLayerError
+from ectorch.errors import ConfigError, DivergedError, UnsupportedLayerError
 from ectorch.layers import Constraint
 from ectorch.norms import discretize_norms
 from ectorch.transforms import transformed
@@ -145,6 +145,8 @@ def penalty(model: nn.Module, alpha: float, examples: int, refresh: bool = True)
 
     Raises:
         ConfigError: when the model has not been prepared.
+        DivergedError: when a constrained parameter on the CPU holds NaN or infinity. On other
+            devices the penalty is NaN, and `convert` raises: nothing waits for the device here.
     """
     constrained = [*constrained_parameters(model)]
     if not constrained:
@@ -159,11 +161,18 @@ def penalty(model: nn.Module, alpha: float, examples: int, refresh: bool = True)
             layers.refresh_lengths(module, name)
         charged.append(constraint.alpha_scale * layers.relaxed_bits(module, name))
     bits = torch.stack(charged).sum() if charged else torch.zeros(())
+    if bits.device.type == "cpu" and not (torch.compiler.is_compiling() or transformed()):
+        _refuse_divergence(model, bits)
     return (alpha * math.log(2) / examples * bits).float()
 
 
 def freeze_symbols(model: nn.Module) -> nn.Module:
-    """Harden in place: symbols are fixed, codebooks and float parameters go on training."""
+    """Harden in place: symbols are fixed, codebooks and float parameters go on training.
+
+    Raises:
+        DivergedError: when a constrained parameter holds NaN or infinity. Nothing was changed then.
+    """
+    check_finite(model)
     for module in model.modules():
         for name in layers.constraints(module):
             layers.freeze(module, name)
@@ -178,7 +187,11 @@ def convert(model: nn.Module) -> nn.Module:
 
     Returns:
         ``model``.
+
+    Raises:
+        DivergedError: when a constrained parameter holds NaN or infinity. Nothing was changed then.
     """
+    check_finite(model)
     for module in model.modules():
         if layers.constraints(module):
             layers.release(module)
@@ -220,6 +233,7 @@ def mean_state_dict(model: nn.Module) -> dict[str, Tensor]:
 def _plain_state_dict(
     model: nn.Module, read: Callable[[nn.Module, str], Tensor]
 ) -> dict[str, Tensor]:
+    check_finite(model)
     state = {name: value for name, value in model.state_dict().items() if torch.is_tensor(value)}
     for module_name, module in model.named_modules(remove_duplicate=False):
         prefix = f"{module_name}." if module_name else ""
@@ -231,6 +245,26 @@ def _plain_state_dict(
             if prefix + name in state:
                 state[prefix + name] = units.restored(module, name, state[prefix + name])
     return state
+
+
+def check_finite(model: nn.Module) -> None:
+    """Read all that constrained parameters are computed from, and refuse what no level stands for.
+
+    Raises:
+        DivergedError: which tensor holds NaN or infinity.
+    """
+    names = {module: f"{name}." if name else "" for name, module in model.named_modules()}
+    for module, name, constraint in constrained_parameters(model):
+        for suffix in ("", "_log_gaps", *(f"_{extra}" for extra in constraint.extra)):
+            tensor = module._parameters.get(name + suffix)
+            if tensor is not None:
+                codebook.check_finite(names[module] + name + suffix, tensor)
+
+
+def _refuse_divergence(model: nn.Module, bits: Tensor) -> None:
+    if not bits.isfinite():
+        check_finite(model)
+        raise DivergedError(f"the relaxed size is {bits.item()} bits: its rule gives no number")
 
 
 def constrained_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str, Constraint]]:

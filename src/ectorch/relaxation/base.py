@@ -58,3 +58,11 @@ class Relaxation(Protocol):
 
         ``lengths``, (levels,) bits, are fixed: those of the counts of this step, or of some before.
         """
+
+
+def lacking(relaxation: object) -> list[str]:
+    """What a `Relaxation` has and an object has not; an instance, where it is a type."""
+    if isinstance(relaxation, type):
+        return ["an instance"]
+    members = [name for name in vars(Relaxation) if not name.startswith("_")]
+    return [name for name in members if not hasattr(relaxation, name)]
