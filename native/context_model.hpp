@@ -11,17 +11,18 @@
 #include <stdexcept>
 #include <vector>
 
+#include "poll.hpp"
 #include "range_coder.hpp"
 
 namespace ectorch {
 
-constexpr int kMaxLevels = 1 << 16;
 constexpr int kMaxStretch = 3071;         // 256 a nat
 constexpr int kCells = 25;                // of a refinement, 256 apart
 constexpr std::uint32_t kMostMet = 1023;  // of a slot
 constexpr int kMaxInputs = 6;
 constexpr std::int64_t kMaxWeight = 1 << 24;
 constexpr std::size_t kNodeContexts = 32;
+constexpr std::size_t kPollVisits = 1 << 17;
 
 // A tensor as rows x channels x height x width, and the order of its items in the stream.
 struct View {
@@ -150,10 +151,14 @@ class ContextModel {
         auto& columns = live_columns_;
         const auto before = [&](int a, int b) { return group_of(a) < group_of(b); };
         std::stable_sort(columns.begin(), columns.end(), before);
+        std::size_t visited = 0;
         for (auto first = columns.begin(); first != columns.end();) {
             const auto last = std::upper_bound(first, columns.end(), *first, before);
-            for (int r : live_rows_)
+            for (int r : live_rows_) {
                 for (auto column = first; column != last; ++column) visit(r, *column);
+                visited += static_cast<std::size_t>(last - first);
+                if (visited >= kPollVisits) visited = 0, poll();
+            }
             first = last;
         }
         return std::move(values_);

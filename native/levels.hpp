@@ -7,6 +7,9 @@
 #include <stdexcept>
 #include <vector>
 
+#include "poll.hpp"
+#include "range_coder.hpp"
+
 namespace ectorch {
 
 // Sorted patterns and their symbols; `found` is false, and nothing else holds, past `most` of them.
@@ -67,16 +70,21 @@ class PatternTable {  // open addressing, linear probing, grows at half load
 template <class Bits>
 Distinct<Bits> find_distinct(const Bits* bits, std::size_t count, std::size_t most,
                              std::uint16_t* symbols) {
+    if (most < 1 || most > kMaxLevels) {
+        throw std::invalid_argument("most other than 1 to 65536");
+    }
     PatternTable<Bits> table;
     Bits last = count ? bits[0] : Bits{0};
     std::uint32_t last_id = count ? table.id_of(last) : 0;
-    for (std::size_t i = 0; i < count; ++i) {
-        if (bits[i] != last) {
-            last = bits[i];
-            last_id = table.id_of(last);
-            if (table.patterns.size() > most) return {};
+    for (std::size_t i = 0; i < count;) {
+        for (const auto end = block_end(i, count); i < end; ++i) {
+            if (bits[i] != last) {
+                last = bits[i];
+                last_id = table.id_of(last);
+                if (table.patterns.size() > most) return {};
+            }
+            symbols[i] = static_cast<std::uint16_t>(last_id);
         }
-        symbols[i] = static_cast<std::uint16_t>(last_id);
     }
     std::vector<std::uint32_t> order(table.patterns.size());
     for (std::uint32_t id = 0; id < order.size(); ++id) order[id] = id;
@@ -89,7 +97,9 @@ Distinct<Bits> find_distinct(const Bits* bits, std::size_t count, std::size_t mo
         rank[order[at]] = static_cast<std::uint16_t>(at);
         out.patterns.push_back(table.patterns[order[at]]);
     }
-    for (std::size_t i = 0; i < count; ++i) symbols[i] = rank[symbols[i]];
+    for (std::size_t i = 0; i < count;) {
+        for (const auto end = block_end(i, count); i < end; ++i) symbols[i] = rank[symbols[i]];
+    }
     return out;
 }
 
@@ -97,10 +107,13 @@ Distinct<Bits> find_distinct(const Bits* bits, std::size_t count, std::size_t mo
 template <class Bits>
 void take(const Bits* table, std::size_t length, const std::uint16_t* symbols, std::size_t count,
           Bits* out) {
-    if (count && *std::max_element(symbols, symbols + count) >= length) {
-        throw std::invalid_argument("a symbol beyond the table");
+    for (std::size_t i = 0; i < count;) {
+        const auto end = block_end(i, count);
+        if (*std::max_element(symbols + i, symbols + end) >= length) {
+            throw std::invalid_argument("a symbol beyond the table");
+        }
+        for (; i < end; ++i) out[i] = table[symbols[i]];
     }
-    for (std::size_t i = 0; i < count; ++i) out[i] = table[symbols[i]];
 }
 
 }  // namespace ectorch

@@ -4,8 +4,12 @@
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/pair.h>
 
+#include <atomic>
+#include <memory>
+
 #include "context_model.hpp"
 #include "levels.hpp"
+#include "poll.hpp"
 #include "rans.hpp"
 #include "static_coder.hpp"
 
@@ -23,8 +27,50 @@ nb::bytes to_bytes(const std::vector<std::uint8_t>& data) {
     return nb::bytes(reinterpret_cast<const char*>(data.data()), data.size());
 }
 
-const std::uint8_t* bytes_of(const nb::bytes& data) {
-    return reinterpret_cast<const std::uint8_t*>(data.c_str());
+// Where bytes lie: asked for while the GIL is held.
+struct Stream {
+    explicit Stream(const nb::bytes& bytes)
+        : data(reinterpret_cast<const std::uint8_t*>(bytes.c_str())), size(bytes.size()) {}
+
+    const std::uint8_t* data;
+    std::size_t size;
+};
+
+// A kernel never writes what it still reads.
+template <class Written, class... Read>
+void check_apart(const Written& out, const Read&... in) {
+    const auto begin = [](const auto& a) { return reinterpret_cast<std::uintptr_t>(a.data()); };
+    const auto end = [&](const auto& a) { return begin(a) + a.nbytes(); };
+    const auto meets = [&](const auto& a) { return begin(a) < end(out) && begin(out) < end(a); };
+    if ((meets(in) || ...)) throw std::invalid_argument("an output lies in an input");
+}
+
+// Ends the coders of the threads that watch it.
+class Stop {
+   public:
+    void watch() const { watched = flag_; }
+    void set() { *flag_ = true; }
+
+    static thread_local std::shared_ptr<std::atomic<bool>> watched;
+
+   private:
+    std::shared_ptr<std::atomic<bool>> flag_ = std::make_shared<std::atomic<bool>>(false);
+};
+
+thread_local std::shared_ptr<std::atomic<bool>> Stop::watched;
+
+struct Stopped : std::exception {
+    const char* what() const noexcept override { return "stopped by another thread"; }
+};
+
+// A thread that watches nothing may be the one that gets signals.
+void poll() {
+    if (Stop::watched) {
+        if (*Stop::watched) throw Stopped();
+        return;
+    }
+    nb::gil_scoped_acquire locked;
+    if (PyErr_CheckSignals()) throw nb::python_error();
 }
 
 nb::bytes static_encode(In<std::uint16_t> symbols, In<std::uint32_t> frequencies, int scale_bits) {
@@ -39,13 +85,18 @@ nb::bytes static_encode(In<std::uint16_t> symbols, In<std::uint32_t> frequencies
     return to_bytes(out);
 }
 
-void static_decode(nb::bytes data, Out<std::uint16_t> symbols, std::uint32_t levels) {
+template <class Symbol>
+void static_decode(nb::bytes data, Out<Symbol> symbols, std::uint32_t levels, bool whole) {
+    const Stream stream(data);
     nb::gil_scoped_release unlocked;
-    ectorch::static_decode(bytes_of(data), data.size(), symbols.data(), symbols.size(), levels);
+    ectorch::static_decode(stream.data, stream.size, symbols.data(), symbols.size(), levels,
+                           whole);
 }
 
 int decode_table(nb::bytes data, Out<std::uint32_t> frequencies) {
-    ectorch::RangeDecoder coder(bytes_of(data), data.size());
+    ectorch::check_levels(frequencies.size());
+    const Stream stream(data);
+    ectorch::RangeDecoder coder(stream.data, stream.size);
     const auto table = ectorch::decode_table(coder, static_cast<std::uint32_t>(frequencies.size()));
     if (!coder.exhausted()) throw ectorch::DamagedStream("bytes left after the last frequency");
     std::copy(table.frequencies.begin(), table.frequencies.end(), frequencies.data());
@@ -53,12 +104,14 @@ int decode_table(nb::bytes data, Out<std::uint32_t> frequencies) {
 }
 
 void count_symbols(In<std::uint16_t> symbols, Out<std::uint64_t> counts) {
+    check_apart(counts, symbols);
     nb::gil_scoped_release unlocked;
     ectorch::count_symbols(symbols.data(), symbols.size(), counts.data(), counts.size());
 }
 
 void count_runs(In<std::uint16_t> symbols, std::uint16_t zero, Out<std::uint64_t> counts) {
     if (counts.size() != ectorch::kRunClasses) throw std::invalid_argument("run classes");
+    check_apart(counts, symbols);
     nb::gil_scoped_release unlocked;
     ectorch::count_runs(symbols.data(), symbols.size(), zero, counts.data());
 }
@@ -75,9 +128,11 @@ nb::bytes rans_encode_dense(In<std::uint16_t> symbols, In<std::uint32_t> frequen
 }
 
 void rans_decode_dense(nb::bytes data, In<std::uint64_t> slots, Out<std::uint16_t> symbols) {
+    check_apart(symbols, slots);
+    const Stream stream(data);
     nb::gil_scoped_release unlocked;
     const ectorch::RansSlots table(slots.data(), slots.size());
-    ectorch::rans_decode_dense(bytes_of(data), data.size(), table, symbols.data(), symbols.size());
+    ectorch::rans_decode_dense(stream.data, stream.size, table, symbols.data(), symbols.size());
 }
 
 std::pair<std::size_t, nb::bytes> rans_encode_runs(
@@ -98,10 +153,12 @@ std::pair<std::size_t, nb::bytes> rans_encode_runs(
 void rans_decode_runs(nb::bytes data, std::size_t tokens, std::uint16_t zero,
                       In<std::uint64_t> run_slots, In<std::uint64_t> symbol_slots,
                       Out<std::uint16_t> symbols) {
+    check_apart(symbols, run_slots, symbol_slots);
+    const Stream stream(data);
     nb::gil_scoped_release unlocked;
     const ectorch::RansSlots runs(run_slots.data(), run_slots.size());
     const ectorch::RansSlots others(symbol_slots.data(), symbol_slots.size());
-    ectorch::rans_decode_runs(bytes_of(data), data.size(), tokens, zero, runs, others,
+    ectorch::rans_decode_runs(stream.data, stream.size, tokens, zero, runs, others,
                               symbols.data(), symbols.size());
 }
 
@@ -127,12 +184,16 @@ void context_decode(nb::bytes data, Out<std::uint16_t> symbols, Shape shape, int
                     bool light, int levels, int zero, In<std::uint32_t> hint) {
     const auto view = view_of(shape, order, live, hint);
     ectorch::check(view, {levels, zero}, symbols.size());
+    check_apart(symbols, hint);
+    const Stream stream(data);
     nb::gil_scoped_release unlocked;
-    ectorch::context_decode(bytes_of(data), data.size(), symbols.data(), view, light, {levels, zero});
+    ectorch::context_decode(stream.data, stream.size, symbols.data(), view, light, {levels, zero});
 }
 
 template <class Bits>
 nb::object find_distinct(In<Bits> bits, std::size_t most, Out<std::uint16_t> symbols) {
+    if (symbols.size() != bits.size()) throw std::invalid_argument("bits and symbols differ");
+    check_apart(symbols, bits);
     ectorch::Distinct<Bits> found;
     {
         nb::gil_scoped_release unlocked;
@@ -146,36 +207,51 @@ nb::object find_distinct(In<Bits> bits, std::size_t most, Out<std::uint16_t> sym
 template <class Bits>
 void take(In<Bits> table, In<std::uint16_t> symbols, Out<Bits> out) {
     if (symbols.size() != out.size()) throw std::invalid_argument("symbols and out differ");
+    check_apart(out, table, symbols);
     nb::gil_scoped_release unlocked;
     ectorch::take(table.data(), table.size(), symbols.data(), symbols.size(), out.data());
 }
 
+// What has another dtype or stride is refused: a copy of it would be read, or worse, written.
+auto array(const char* name) { return nb::arg(name).noconvert(); }
+
+template <class Symbol>
+void define_static_decode(nb::module_& m) {
+    m.def("static_decode", &static_decode<Symbol>, "data"_a, array("symbols"), "levels"_a,
+          "whole"_a = true);
+}
+
 template <class Bits>
 void define_levels(nb::module_& m) {
-    m.def("find_distinct", &find_distinct<Bits>, "bits"_a, "most"_a, "symbols"_a);
-    m.def("take", &take<Bits>, "table"_a, "symbols"_a, "out"_a);
+    m.def("find_distinct", &find_distinct<Bits>, array("bits"), "most"_a, array("symbols"));
+    m.def("take", &take<Bits>, array("table"), array("symbols"), array("out"));
 }
 
 }  // namespace
 
 NB_MODULE(_native, m) {
     nb::set_leak_warnings(false);
+    ectorch::poll = &poll;
     nb::exception<ectorch::DamagedStream>(m, "DamagedStream", PyExc_ValueError);
-    m.def("static_encode", &static_encode, "symbols"_a, "frequencies"_a, "scale_bits"_a);
-    m.def("static_decode", &static_decode, "data"_a, "symbols"_a, "levels"_a);
-    m.def("decode_table", &decode_table, "data"_a, "frequencies"_a);
-    m.def("count_symbols", &count_symbols, "symbols"_a, "counts"_a);
-    m.def("count_runs", &count_runs, "symbols"_a, "zero"_a, "counts"_a);
-    m.def("rans_encode_dense", &rans_encode_dense, "symbols"_a, "frequencies"_a, "scale_bits"_a);
-    m.def("rans_decode_dense", &rans_decode_dense, "data"_a, "slots"_a, "symbols"_a);
-    m.def("rans_encode_runs", &rans_encode_runs, "symbols"_a, "zero"_a, "run_frequencies"_a,
-          "run_scale_bits"_a, "symbol_frequencies"_a, "symbol_scale_bits"_a);
-    m.def("rans_decode_runs", &rans_decode_runs, "data"_a, "tokens"_a, "zero"_a, "run_slots"_a,
-          "symbol_slots"_a, "symbols"_a);
-    m.def("context_encode", &context_encode, "symbols"_a, "shape"_a, "order"_a, "live"_a, "light"_a,
-          "levels"_a, "zero"_a, "hint"_a);
-    m.def("context_decode", &context_decode, "data"_a, "symbols"_a, "shape"_a, "order"_a, "live"_a,
-          "light"_a, "levels"_a, "zero"_a, "hint"_a);
+    nb::exception<Stopped>(m, "Stopped", PyExc_RuntimeError);
+    nb::class_<Stop>(m, "Stop").def(nb::init<>()).def("watch", &Stop::watch).def("set", &Stop::set);
+    m.def("static_encode", &static_encode, array("symbols"), array("frequencies"), "scale_bits"_a);
+    define_static_decode<std::uint8_t>(m);
+    define_static_decode<std::uint16_t>(m);
+    m.def("decode_table", &decode_table, "data"_a, array("frequencies"));
+    m.def("count_symbols", &count_symbols, array("symbols"), array("counts"));
+    m.def("count_runs", &count_runs, array("symbols"), "zero"_a, array("counts"));
+    m.def("rans_encode_dense", &rans_encode_dense, array("symbols"), array("frequencies"),
+          "scale_bits"_a);
+    m.def("rans_decode_dense", &rans_decode_dense, "data"_a, array("slots"), array("symbols"));
+    m.def("rans_encode_runs", &rans_encode_runs, array("symbols"), "zero"_a, array("run_frequencies"),
+          "run_scale_bits"_a, array("symbol_frequencies"), "symbol_scale_bits"_a);
+    m.def("rans_decode_runs", &rans_decode_runs, "data"_a, "tokens"_a, "zero"_a, array("run_slots"),
+          array("symbol_slots"), array("symbols"));
+    m.def("context_encode", &context_encode, array("symbols"), "shape"_a, "order"_a, "live"_a,
+          "light"_a, "levels"_a, "zero"_a, array("hint"));
+    m.def("context_decode", &context_decode, "data"_a, array("symbols"), "shape"_a, "order"_a,
+          "live"_a, "light"_a, "levels"_a, "zero"_a, array("hint"));
     define_levels<std::uint8_t>(m);
     define_levels<std::uint16_t>(m);
     define_levels<std::uint32_t>(m);

@@ -27,6 +27,7 @@ constexpr std::uint64_t kStateMask = (std::uint64_t{1} << kStateBits) - 1;
 constexpr int kSettledShift = kStateBits - 8;
 constexpr std::uint64_t kMinRange = std::uint64_t{1} << kSettledShift;
 constexpr int kMaxScaleBits = 24;
+constexpr int kMaxLevels = 1 << 16;
 constexpr int kProbabilityBits = 16;  // of a binary decision
 
 inline int bit_length(std::uint64_t value) {

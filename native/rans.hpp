@@ -9,7 +9,8 @@
 #include <stdexcept>
 #include <vector>
 
-#include "range_coder.hpp"
+#include "poll.hpp"
+#include "static_coder.hpp"
 
 namespace ectorch {
 
@@ -22,19 +23,20 @@ constexpr std::uint32_t kExactRuns = 16;  // shorter runs have a class each, lon
 constexpr int kMaxRawBits = 16;           // that one step codes
 constexpr std::size_t kTokenWords = 4;    // at most: class, two steps of raw bits, symbol
 constexpr std::size_t kTokensInFlight = kLanes / 2;
+constexpr std::uint64_t kMostChunkItems = std::uint64_t{1} << 32;
 
 inline std::uint32_t load16(const std::uint8_t* at) { return at[0] | std::uint32_t{at[1]} << 8; }
 
 inline std::uint32_t load32(const std::uint8_t* at) { return load16(at) | load16(at + 2) << 16; }
 
-inline void check_scale(int bits) {
-    if (bits < 1 || bits > kMaxRansScaleBits) throw std::invalid_argument("rANS scale");
-}
-
 inline void check_symbols(const std::uint16_t* symbols, std::size_t count, std::size_t levels) {
     std::uint16_t largest = 0;
     for (std::size_t i = 0; i < count; ++i) largest = std::max(largest, symbols[i]);
     if (count && largest >= levels) throw std::invalid_argument("symbol beyond the last level");
+}
+
+inline void check_chunk(std::size_t count) {  // its places are counted in 32 bits
+    if (count > kMostChunkItems) throw std::invalid_argument("a chunk of more than 2^32 symbols");
 }
 
 // What coding a symbol takes; `x / frequency` is exactly `x * reciprocal >> (32 + bits)`.
@@ -48,7 +50,7 @@ class RansSteps {
    public:
     RansSteps(const std::uint32_t* frequencies, std::size_t levels, int scale_bits)
         : bits(scale_bits) {
-        check_scale(bits);
+        check_frequencies(frequencies, levels, bits, kMaxRansScaleBits);
         std::uint32_t start = 0;
         for (std::size_t i = 0; i < levels; ++i) {
             const std::uint32_t frequency = frequencies[i];
@@ -78,6 +80,7 @@ class RansEncoder {
     }
 
     void put(std::size_t lane, const RansStep& step, int bits) {
+        rarest_ = std::min(rarest_, step.frequency);
         const std::uint32_t x = ship(states_[lane], states_[lane] >> (32 - bits) >= step.frequency);
         const auto quotient = static_cast<std::uint32_t>(x * step.reciprocal >> (32 + bits));
         states_[lane] = x + step.start + quotient * ((1u << bits) - step.frequency);
@@ -89,6 +92,7 @@ class RansEncoder {
     }
 
     std::vector<std::uint8_t> finish() {
+        if (!rarest_) throw std::invalid_argument("a symbol that has no frequency");
         for (std::size_t lane = kLanes; lane-- > 0;) {
             store16(states_[lane] >> 16);
             store16(states_[lane]);
@@ -114,6 +118,7 @@ class RansEncoder {
     std::uint8_t* end_;
     std::uint8_t* at_;
     std::array<std::uint32_t, kLanes> states_;
+    std::uint32_t rarest_ = 1;  // 0 once a symbol had no frequency
 };
 
 // One entry a slot of 2^bits: frequency << 32 | slot - start << 16 | symbol.
@@ -121,8 +126,9 @@ class RansSlots {
    public:
     RansSlots(const std::uint64_t* entries, std::size_t count) : entries_(entries) {
         while (std::size_t{1} << bits_ < count) ++bits_;
-        check_scale(bits_);
-        if (std::size_t{1} << bits_ != count) throw std::invalid_argument("rANS slots");
+        if (bits_ < 1 || bits_ > kMaxRansScaleBits || std::size_t{1} << bits_ != count) {
+            throw std::invalid_argument("rANS slots");
+        }
     }
 
     std::uint64_t of(std::uint32_t x) const { return entries_[x & ((1u << bits_) - 1)]; }
@@ -198,10 +204,14 @@ inline std::vector<std::uint8_t> rans_encode_dense(const std::uint16_t* symbols,
         --i;
         coder.put(i % kLanes, steps[symbols[i]], steps.bits);
     }
-    for (; i; i -= kLanes) {
-        for (std::size_t lane = kLanes; lane-- > 0;) {
-            coder.put(lane, steps[symbols[i - kLanes + lane]], steps.bits);
+    while (i) {
+        const std::size_t stop = i - std::min(i, kPollItems);
+        for (; i > stop; i -= kLanes) {
+            for (std::size_t lane = kLanes; lane-- > 0;) {
+                coder.put(lane, steps[symbols[i - kLanes + lane]], steps.bits);
+            }
         }
+        if (i) poll();
     }
     return coder.finish();
 }
@@ -209,14 +219,16 @@ inline std::vector<std::uint8_t> rans_encode_dense(const std::uint16_t* symbols,
 inline void rans_decode_dense(const std::uint8_t* data, std::size_t size, const RansSlots& slots,
                               std::uint16_t* symbols, std::size_t count) {
     RansDecoder coder(data, size);
-    std::size_t i = 0;
-    for (; count - i >= kLanes && coder.words_left() >= kLanes; i += kLanes) {
-        for (std::size_t lane = 0; lane < kLanes; ++lane) {
-            symbols[i + lane] = static_cast<std::uint16_t>(coder.take<false>(lane, slots));
+    for (std::size_t i = 0; i < count;) {
+        const auto end = block_end(i, count);
+        for (; end - i >= kLanes && coder.words_left() >= kLanes; i += kLanes) {
+            for (std::size_t lane = 0; lane < kLanes; ++lane) {
+                symbols[i + lane] = static_cast<std::uint16_t>(coder.take<false>(lane, slots));
+            }
         }
-    }
-    for (; i < count; ++i) {
-        symbols[i] = static_cast<std::uint16_t>(coder.take<true>(i % kLanes, slots));
+        for (; i < end; ++i) {
+            symbols[i] = static_cast<std::uint16_t>(coder.take<true>(i % kLanes, slots));
+        }
     }
     coder.check_end();
 }
@@ -257,6 +269,7 @@ inline const std::array<RunClass, kRunClasses> kRuns = make_run_classes();
 inline std::size_t count_others(const std::uint16_t* symbols, std::size_t count,
                                 std::uint16_t zero) {
     constexpr std::size_t kBlock = 1 << 15;  // a narrow counter suffices: the compiler vectorises
+    check_chunk(count);
     std::size_t others = 0;
     for (std::size_t begin = 0; begin < count; begin += kBlock) {
         const std::size_t end = std::min(count, begin + kBlock);
@@ -312,6 +325,7 @@ inline RunsChunk rans_encode_runs(const std::uint16_t* symbols, std::size_t coun
     if (!places.size()) return {};
     RansEncoder coder(kTokenWords * places.size());
     for (std::size_t token = places.size(); token-- > 0;) {
+        if (token % kPollItems == 0) poll();
         const std::size_t lane = 2 * (token % kTokensInFlight);
         const std::uint32_t run = places.run_before(token);
         const std::uint32_t kind = run_class(run);
@@ -359,6 +373,7 @@ inline void rans_decode_runs(const std::uint8_t* data, std::size_t size, std::si
             symbols[at++] = static_cast<std::uint16_t>(coder.take<false>(lane + 1, symbol_slots));
         }
         token += kTokensInFlight;
+        if (token % kPollItems == 0) poll();
     }
     for (; token < tokens; ++token) {
         const std::size_t lane = 2 * (token % kTokensInFlight);
@@ -372,6 +387,7 @@ inline void rans_decode_runs(const std::uint8_t* data, std::size_t size, std::si
 inline void count_symbols(const std::uint16_t* symbols, std::size_t count, std::uint64_t* counts,
                           std::size_t levels) {
     check_symbols(symbols, count, levels);
+    levels = std::min<std::size_t>(levels, kMaxLevels);
     constexpr std::size_t kTables = 4;  // equal neighbours do not wait for each other
     std::vector<std::uint64_t> tables(kTables * levels, 0);
     const std::size_t even = count - count % kTables;

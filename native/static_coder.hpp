@@ -3,13 +3,35 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
+#include "poll.hpp"
 #include "range_coder.hpp"
 
 namespace ectorch {
 
 constexpr int kTableFieldBits = 5;  // of the scale, and of a frequency's bit length
+
+inline void check_levels(std::size_t levels) {
+    if (levels < 1 || levels > kMaxLevels) {
+        throw std::invalid_argument("levels other than 1 to 65536");
+    }
+}
+
+// Frequencies are of 1 to 65536 levels and sum to 2^scale_bits.
+inline void check_frequencies(const std::uint32_t* frequencies, std::size_t levels, int scale_bits,
+                              int most_scale_bits) {
+    check_levels(levels);
+    if (scale_bits < 1 || scale_bits > most_scale_bits) throw std::invalid_argument("scale");
+    std::uint64_t sum = 0;
+    for (std::size_t i = 0; i < levels; ++i) sum += frequencies[i];
+    if (sum != std::uint64_t{1} << scale_bits) {
+        throw std::invalid_argument("frequencies do not sum to their scale");
+    }
+}
 
 struct StaticTable {
     std::vector<std::uint32_t> frequencies;  // one a level, they sum to 2^scale_bits
@@ -66,28 +88,42 @@ inline StaticTable decode_table(RangeDecoder& coder, std::uint32_t levels) {
 
 inline std::vector<std::uint8_t> static_encode(const std::uint16_t* symbols, std::size_t count,
                                                const StaticTable& table) {
+    const auto& frequencies = table.frequencies;
+    check_frequencies(frequencies.data(), frequencies.size(), table.scale_bits, kMaxScaleBits);
     RangeEncoder coder;
     encode_table(coder, table);
     const auto starts = table.starts();
-    for (std::size_t i = 0; i < count; ++i) {
-        coder.encode(starts[symbols[i]], table.frequencies[symbols[i]], table.scale_bits);
+    for (std::size_t i = 0; i < count;) {
+        for (const auto end = block_end(i, count); i < end; ++i) {
+            const std::uint16_t symbol = symbols[i];
+            if (symbol >= frequencies.size() || !frequencies[symbol]) {
+                throw std::invalid_argument("a symbol that has no frequency");
+            }
+            coder.encode(starts[symbol], frequencies[symbol], table.scale_bits);
+        }
     }
     return coder.finish();
 }
 
-inline void static_decode(const std::uint8_t* data, std::size_t size, std::uint16_t* symbols,
-                          std::size_t count, std::uint32_t levels) {
+// `whole` unless more symbols follow in the stream.
+template <class Symbol>
+void static_decode(const std::uint8_t* data, std::size_t size, Symbol* symbols, std::size_t count,
+                   std::uint32_t levels, bool whole = true) {
+    check_levels(levels);
+    if (levels - 1 > std::numeric_limits<Symbol>::max()) throw std::invalid_argument("narrow symbols");
     RangeDecoder coder(data, size);
     const StaticTable table = decode_table(coder, levels);
     const auto starts = table.starts();
-    for (std::size_t i = 0; i < count; ++i) {
-        const std::uint32_t target = coder.target(table.scale_bits);
-        const auto above = std::upper_bound(starts.begin(), starts.end(), target);
-        const auto symbol = static_cast<std::uint32_t>(above - starts.begin() - 1);
-        coder.narrow(starts[symbol], table.frequencies[symbol]);
-        symbols[i] = static_cast<std::uint16_t>(symbol);
+    for (std::size_t i = 0; i < count;) {
+        for (const auto end = block_end(i, count); i < end; ++i) {
+            const std::uint32_t target = coder.target(table.scale_bits);
+            const auto above = std::upper_bound(starts.begin(), starts.end(), target);
+            const auto symbol = static_cast<std::uint32_t>(above - starts.begin() - 1);
+            coder.narrow(starts[symbol], table.frequencies[symbol]);
+            symbols[i] = static_cast<Symbol>(symbol);
+        }
     }
-    if (!coder.exhausted()) throw DamagedStream("bytes left after the last symbol");
+    if (whole && !coder.exhausted()) throw DamagedStream("bytes left after the last symbol");
 }
 
 }  // namespace ectorch

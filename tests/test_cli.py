@@ -10,7 +10,6 @@ from safetensors.torch import load_file as load_safetensors
 from safetensors.torch import save_file as save_safetensors
 
 import ectorch as ec
-from ectorch import cli
 
 RECIPE = """
 name = "tiny"
@@ -26,20 +25,6 @@ batch = 100
 [constrain.config]
 bias = "grid"
 """
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command; give its exit code, output and errors."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ectorch", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return stop.value.code, out, err
-
-    return call
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ def network(seed=0):
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             nn.init.uniform_(module.weight, 0.5, 2)
             nn.init.normal_(module.bias)
+            module.num_batches_tracked += 1
     return net
 
 
@@ -103,6 +104,7 @@ def test_norms_without_parameters_get_statistics_and_others_stay():
     net = nn.Sequential(
         nn.BatchNorm2d(3, affine=False), nn.BatchNorm2d(3, track_running_stats=False)
     )
+    net[0].num_batches_tracked += 1
     untouched = copy.deepcopy(net[1].state_dict())
     inputs = batches()
     discretize_norms(net, inputs)
@@ -124,7 +126,7 @@ def test_norms_take_few_bytes_in_a_file():
     net = nn.Sequential(nn.BatchNorm1d(64))
     net(inputs[0])  # gathers exact statistics
     before = len(ec.save(net))
-    discretize_norms(net, inputs)
+    discretize_norms(net, inputs, levels=129)
     assert len(ec.save(net)) < 0.4 * before
     loaded = ec.load(ec.save(net))
     assert all(torch.equal(loaded[key], value) for key, value in net.state_dict().items())
@@ -155,3 +157,10 @@ def test_true_statistics_stay():
     restore_norms(net, inputs)
     for key, value in net.state_dict().items():
         torch.testing.assert_close(value, before[key], rtol=1e-2, atol=1e-3)
+
+
+def test_what_was_discretized_stays():
+    net, inputs = discretize_norms(network(), batches()), batches(seed=3)
+    state = copy.deepcopy(net.state_dict())
+    discretize_norms(net, inputs)
+    assert all(torch.equal(net.state_dict()[key], state[key]) for key in state)

@@ -379,11 +379,17 @@ def test_a_slice_is_that_of_the_tensor(preset, name, index, network, tmp_path):
         assert same(part[index], tensor[index])
 
 
-@pytest.mark.parametrize("index", [120, -121, slice(None, None, -1)], ids=str)
-def test_a_row_that_is_not_there_is_refused(index, network, tmp_path):
+@pytest.mark.parametrize(
+    ("index", "error"),
+    [(120, IndexError), (-121, IndexError), (slice(None, None, -1), ValueError)],
+    ids=str,
+)
+def test_a_row_that_is_not_there_is_refused(index, error, network, tmp_path):
     ec.save_file(network, tmp_path / "m.ect")
-    with safe_open(tmp_path / "m.ect") as file, pytest.raises(IndexError, match=r"2\.bias"):
+    with safe_open(tmp_path / "m.ect") as file, pytest.raises(error, match=r"2\.bias"):
         file.get_slice("2.bias")[index]
+    with pytest.raises(error):
+        network["2.bias"][index]
 
 
 @pytest.mark.parametrize("preset", PRESETS)

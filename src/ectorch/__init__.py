@@ -11,27 +11,18 @@ if TYPE_CHECKING:
     from ectorch.config import Config
     from ectorch.control import SizeControl, ramp
     from ectorch.errors import EctorchError, FormatError
+    from ectorch.finalizing import finalize, snapshot
     from ectorch.fit import fit_size, size_control
+    from ectorch.measure import FileSize, SizeMeter, rate_bits
     from ectorch.network import (
         convert,
-        finalize,
         freeze_symbols,
         param_groups,
         penalty,
         prepare,
     )
     from ectorch.norms import discretize_norms, restore_norms
-    from ectorch.storage import (
-        FileSize,
-        SizeMeter,
-        load,
-        load_file,
-        load_model,
-        rate_bits,
-        safe_open,
-        save,
-        save_file,
-    )
+    from ectorch.storage import load, load_file, load_model, safe_open, save, save_file
     from ectorch.units import remove_dead_units, restore_shapes, sort_units
 
 __version__ = "0.1.0"
@@ -39,21 +30,13 @@ __version__ = "0.1.0"
 _ROOMS = {
     "config": ("Config",),
     "control": ("SizeControl", "ramp"),
+    "finalizing": ("finalize", "snapshot"),
     "fit": ("fit_size", "size_control"),
     "errors": ("EctorchError", "FormatError"),
-    "network": ("convert", "finalize", "freeze_symbols", "param_groups", "penalty", "prepare"),
+    "measure": ("FileSize", "SizeMeter", "rate_bits"),
+    "network": ("convert", "freeze_symbols", "param_groups", "penalty", "prepare"),
     "norms": ("discretize_norms", "restore_norms"),
-    "storage": (
-        "FileSize",
-        "SizeMeter",
-        "load",
-        "load_file",
-        "load_model",
-        "rate_bits",
-        "safe_open",
-        "save",
-        "save_file",
-    ),
+    "storage": ("load", "load_file", "load_model", "safe_open", "save", "save_file"),
     "units": ("remove_dead_units", "restore_shapes", "sort_units"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
@@ -85,6 +68,7 @@ __all__ = [
     "save",
     "save_file",
     "size_control",
+    "snapshot",
     "sort_units",
 ]
 

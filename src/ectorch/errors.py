@@ -21,6 +21,12 @@ class MismatchError(EctorchError, ValueError):
     """Stored tensors and the model, or two things that must be equal, are not."""
 
 
+class UnknownTensorError(EctorchError, KeyError):
+    """A file has no tensor of a name that was asked for."""
+
+    __str__ = Exception.__str__  # KeyError's shows the quotes of its argument
+
+
 class UnsupportedTensorError(EctorchError, TypeError):
     """A tensor's dtype or layout cannot be stored."""
 

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from ectorch import layers
 from ectorch.control import SizeControl
 from ectorch.errors import ConfigError, MismatchError
-from ectorch.network import constrained_parameters, discrete_state_dict, finalize, freeze_symbols
-from ectorch.storage import SizeMeter, save
+from ectorch.finalizing import finalize
+from ectorch.measure import SizeMeter
+from ectorch.network import constrained_parameters, discrete_state_dict, freeze_symbols
+from ectorch.storage import save
 
 _LEAST_SHARE = 0.99  # of the target that a file takes
 _FITS = 6

@@ -11,7 +11,8 @@ its own name, so optimizers, checkpoints and tied weights see what they saw befo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -222,11 +223,30 @@ def release(module: nn.Module) -> None:
 
 
 def _set_constraints(module: nn.Module, new: dict[str, Constraint]) -> None:
-    base = getattr(type(module), "_ectorch_base", type(module))
+    base = kind_of(module)
     module.__dict__.pop(_CONSTRAINTS, None)
     if new:
         module.__dict__[_CONSTRAINTS] = new
     module.__class__ = _constrained_class(base, tuple(sorted(new))) if new else base
+
+
+def kind_of(module: nn.Module) -> type[nn.Module]:
+    """The module's own class, whether it is constrained or not."""
+    kind: type[nn.Module] = getattr(type(module), "_ectorch_base", type(module))
+    return kind
+
+
+@contextmanager
+def unconstrained(model: nn.Module) -> Iterator[None]:
+    """Meanwhile every module has its own class, so that reads give the Parameters themselves."""
+    kinds = [(module, type(module)) for module in model.modules() if constraints(module)]
+    try:
+        for module, _ in kinds:
+            module.__class__ = kind_of(module)
+        yield
+    finally:
+        for module, kind in kinds:
+            module.__class__ = kind
 
 
 def _constrained_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -16,7 +16,6 @@ from ectorch import codebook, layers, units
 from ectorch.config import Config
 from ectorch.errors import ConfigError, DivergedError, UnsupportedLayerError
 from ectorch.layers import Constraint
-from ectorch.norms import discretize_norms
 from ectorch.transforms import transformed
 
 _CODEBOOK_LR_SCALE = 0.1  # codebooks that move fast collapse
@@ -198,28 +197,6 @@ def convert(model: nn.Module) -> nn.Module:
     return units.restore_shapes(model)
 
 
-def finalize(model: nn.Module, batches: Sequence[Tensor] = (), norm_levels: int = 129) -> nn.Module:
-    """All that is done to a network before its file is written, in place.
-
-    `convert`; batch norms go to grids (`ectorch.discretize_norms`, which rounds them); units that
-    are not read become zeros, and units are sorted (`ectorch.sort_units`), where torch.fx can trace
-    the network, which changes nothing that it computes.
-
-    Args:
-        batches, norm_levels: see `ectorch.discretize_norms`.
-
-    Returns:
-        ``model``, plain, in eval mode.
-    """
-    discretize_norms(convert(model), batches, norm_levels)
-    try:
-        units.remove_dead_units(model, fold=False)
-        units.sort_units(units.restore_shapes(model))
-    except UnsupportedLayerError:  # not traceable: units stay as they are
-        pass
-    return model.eval()
-
-
 def discrete_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state dict that ``model`` would have after `convert`; the model is left as it is."""
     return _plain_state_dict(model, layers.hard)
@@ -241,7 +218,7 @@ def _plain_state_dict(
             state[prefix + name] = read(module, name)
             for suffix in constraint.added:
                 state.pop(f"{prefix}{name}_{suffix}", None)
-        for name in (*module._parameters, *module._buffers):
+        for name in (*module._parameters.keys(), *module._buffers.keys()):
             if prefix + name in state:
                 state[prefix + name] = units.restored(module, name, state[prefix + name])
     return state

@@ -7,7 +7,8 @@ They stay beside the convolution's weights: multiplied into them they would spoi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,37 +16,53 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ectorch.batches import Batches, joined
+from ectorch.errors import UnsupportedLayerError
+from ectorch.tracing import tensors_of, tensors_read, trace
+
+_LEVELS = (129, 513, 2049, 8193, 32769)
+_TOLERANCE = 0.01  # of the deviation of a channel's output
+
 
 @torch.no_grad()
 def discretize_norms(
-    model: nn.Module, batches: Sequence[Tensor] = (), levels: int = 129
+    model: nn.Module, batches: Batches = (), levels: int | None = None
 ) -> nn.Module:
     """Re-estimate the statistics of batch norms and round what they compute to grids, in place.
 
     For a network that is hard: after `ectorch.convert`, before `ectorch.save_file`. One forward
     pass of all ``batches`` at once meets each norm behind those already rounded, so that errors do
-    not add up. Afterwards ``running_mean`` is 0 and ``running_var`` 1, ``weight`` and ``bias`` have
-    at most ``levels`` values. Norms without weight and bias only get new statistics.
+    not add up. Afterwards ``running_mean`` is 0 and ``running_var`` 1, ``weight`` and ``bias`` lie
+    on grids. Norms without weight and bias only get new statistics. Norms that share a tensor, or
+    that the pass calls more than once, are left as they are, and so are those that were discretized
+    before, or never trained.
 
     Args:
         model: plain, with or without batch norms; left in eval mode.
         batches: inputs of ``model``, a few thousand examples of the training set in all, as many
-            as memory holds in float at once; without any, norms keep the statistics that they have.
-        levels: of a grid, zero included; at least 3.
+            as memory holds in float at once: tensors, tuples of arguments or dicts of named ones;
+            or a function that calls the network it is given, once, with all of them. Without any,
+            norms keep the statistics that they have.
+        levels: of a grid, zero included; at least 3. None takes as few as change the output of
+            each channel by no more than 1 % of its deviation, and leaves a vector in floats where
+            no grid does; without ``batches``, none that changes anything.
 
     Returns:
         ``model``.
+
+    Raises:
+        ConfigError: when ``batches`` have no such form.
     """
     model.eval()
-    if not batches:
+    if _is_empty(batches):
         for norm in _norms(model):
-            _discretize(norm, norm.running_mean, norm.running_var, levels)
+            _discretize(norm, norm.running_mean, norm.running_var, levels, tolerance=0.0)
         return model
-    return _pass(model, batches, partial(_discretize, levels=levels))
+    return _pass(model, batches, partial(_discretize, levels=levels, tolerance=_TOLERANCE))
 
 
 @torch.no_grad()
-def restore_norms(model: nn.Module, batches: Sequence[Tensor]) -> nn.Module:
+def restore_norms(model: nn.Module, batches: Batches) -> nn.Module:
     """Give batch norms the statistics of their inputs, in place, for training to go on.
 
     `discretize_norms` leaves a mean of 0 and a variance of 1, and a weight and bias that belong to
@@ -63,31 +80,62 @@ def restore_norms(model: nn.Module, batches: Sequence[Tensor]) -> nn.Module:
     return _pass(model.eval(), batches, _restore)
 
 
+def has_statistics(model: nn.Module) -> bool:
+    """Whether the network has batch norms that gathered statistics while it trained."""
+    return any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
+
+
+def _is_empty(batches: Batches) -> bool:
+    return not callable(batches) and not len(batches)
+
+
 def _pass(
-    model: nn.Module, batches: Sequence[Tensor], use: Callable[[Any, Tensor, Tensor], None]
+    model: nn.Module, batches: Batches, use: Callable[[Any, Tensor, Tensor], None]
 ) -> nn.Module:
     """Hand each norm to ``use`` with mean and variance of its input, before it computes."""
-    met: set[_BatchNorm] = set()
+    norms = _norms(model)
+    if not norms:
+        return model
+    calls: Counter[nn.Module] = Counter()
+    few = joined(batches, most=2)
+    _run_with_hooks(model, few, norms, lambda norm, _: calls.update([norm]))
 
     def measure(norm: _BatchNorm, inputs: tuple[Tensor]) -> None:
-        if norm not in met:
-            met.add(norm)
-            dimensions = [d for d in range(inputs[0].dim()) if d != 1]
-            variance, mean = torch.var_mean(inputs[0], dimensions, correction=0)
-            use(norm, mean, variance)
+        dimensions = [d for d in range(inputs[0].dim()) if d != 1]
+        variance, mean = torch.var_mean(inputs[0], dimensions, correction=0)
+        use(norm, mean, variance)
 
-    handles = [norm.register_forward_pre_hook(measure) for norm in _norms(model)]
-    try:
-        if handles:
-            model(torch.cat(list(batches)))
-    finally:
-        for handle in handles:
-            handle.remove()
+    once = [norm for norm in norms if calls[norm] == 1]
+    _run_with_hooks(model, joined(batches), once, measure)
     return model
 
 
+def _run_with_hooks(
+    model: nn.Module,
+    run: Callable[[nn.Module], object],
+    norms: list[Any],
+    hook: Callable[[Any, Any], None],
+) -> None:
+    handles = [norm.register_forward_pre_hook(hook) for norm in norms]
+    try:
+        run(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _norms(model: nn.Module) -> list[Any]:  # their buffers may be None to torch's types
-    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    """Batch norms with statistics, whose tensors nothing but they has or reads."""
+    owners = Counter(id(tensor) for module in model.modules() for tensor in tensors_of(module))
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    try:
+        paths = trace(model) if norms else []
+        read = {tensor for graph in paths for tensor in tensors_read(model, graph)}
+    except UnsupportedLayerError:
+        read = set()
+    return [
+        m for m in norms if all(owners[id(t)] == 1 and id(t) not in read for t in tensors_of(m))
+    ]
 
 
 def _restore(norm: Any, mean: Tensor, variance: Tensor) -> None:
@@ -99,7 +147,11 @@ def _restore(norm: Any, mean: Tensor, variance: Tensor) -> None:
         norm.running_var.copy_(variance)
 
 
-def _discretize(norm: Any, mean: Tensor, variance: Tensor, levels: int) -> None:
+def _discretize(
+    norm: Any, mean: Tensor, variance: Tensor, levels: int | None, tolerance: float
+) -> None:
+    if _is_discretized(norm):
+        return
     norm.num_batches_tracked.zero_()
     if not norm.affine:
         norm.running_mean.copy_(mean)
@@ -107,11 +159,32 @@ def _discretize(norm: Any, mean: Tensor, variance: Tensor, levels: int) -> None:
         return
     # an input that never changes is normalized to 0
     scale = torch.where(variance > 0, norm.weight / (variance + norm.eps).sqrt(), 0.0)
-    shift = norm.bias - mean * scale
+    root = (1 + norm.eps) ** 0.5
+    deviation = scale.abs() * variance.sqrt()
+    # half for the output's deviation, and half for its mean
+    norm.weight.copy_(_on_grid(scale * root, levels, tolerance / 2 * scale.abs() * root))
+    live = deviation > 0
+    allowed = tolerance / 2 * torch.where(live, deviation, deviation[live].mean())
+    norm.bias.copy_(_on_grid(norm.bias - mean * norm.weight / root, levels, allowed))
     norm.running_mean.zero_()
     norm.running_var.fill_(1.0)
-    norm.weight.copy_(_rounded(scale * (1 + norm.eps) ** 0.5, levels))
-    norm.bias.copy_(_rounded(shift, levels))
+
+
+def _is_discretized(norm: Any) -> bool:
+    """Whether this was done already: other statistics would normalize a second time."""
+    untrained = not norm.num_batches_tracked and not norm.running_mean.any()
+    return bool(untrained and (norm.running_var == 1).all())
+
+
+def _on_grid(values: Tensor, levels: int | None, allowed: Tensor) -> Tensor:
+    """On a grid of ``levels``; or the coarsest that moves none by more than ``allowed``, if any."""
+    if levels is not None:
+        return _rounded(values, levels)
+    for count in _LEVELS:
+        rounded = _rounded(values, count)
+        if bool(((rounded - values).abs() <= allowed).all()):
+            return rounded
+    return values
 
 
 def _rounded(values: Tensor, levels: int) -> Tensor:

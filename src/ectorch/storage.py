@@ -1,30 +1,34 @@
-"""Networks <-> ``.ect`` files: the only room that joins torch and the bitstream."""
+"""Networks <-> ``.ect`` files: the room that joins torch and the bitstream."""
 
 from __future__ import annotations
 
-import copy
+import math
+import operator
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from ectorch.bitstream.container import encode_file, estimate_file_bits, write_atomic
-from ectorch.bitstream.context import Layout
-from ectorch.bitstream.index import Entry
-from ectorch.bitstream.meter import FileMeter
+from ectorch.bitstream.container import encode_file, write_file
+from ectorch.bitstream.index import MAX_DIMENSIONS, Entry
+from ectorch.bitstream.numpy_io import to_array
 from ectorch.bitstream.reader import DEFAULT_MAX_DECODED_BYTES, Reader
 from ectorch.bitstream.tensor import DTYPES, RawTensor, bits_dtype
-from ectorch.errors import MismatchError, UnsupportedTensorError
-from ectorch.network import discrete_state_dict, finalize
+from ectorch.errors import ConfigError, UnknownTensorError, UnsupportedTensorError
+from ectorch.state import computes_itself, file_state, load_state
 
 _Path = str | os.PathLike[str]
 _TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
 _DTYPE_NAMES = {dtype: name for name, dtype in _TORCH_DTYPES.items()}
 # Bit patterns travel between torch and NumPy as signed integers: every torch has those.
 _CARRIERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_FRAMEWORKS = {"pt": torch, "torch": torch, "pytorch": torch, "np": np, "numpy": np}
+_Device = str | int | torch.device
 
 
 def save(
@@ -34,9 +38,8 @@ def save(
     threads: int | None = None,
 ) -> bytes:
     """The bytes that `save_file` writes."""
-    state = discrete_state_dict(model) if isinstance(model, nn.Module) else model
-    tensors = {name: to_raw(name, value) for name, value in state.items()}
-    return encode_file(tensors, metadata, preset, threads)
+    _check_metadata(metadata or {})
+    return encode_file(raw_tensors(model), metadata, preset, threads)
 
 
 def save_file(
@@ -53,8 +56,9 @@ def save_file(
     it appears whole or not at all.
 
     Args:
-        model: a module (one that is still prepared is stored as `convert` would leave it), or
-            tensors by name, of any dtype in `ectorch.bitstream.DTYPES`, any shape, any device.
+        model: a module (one that is still prepared is stored as `convert` would leave it, one that
+            `torch.compile` or ``DataParallel`` wraps under its own names), or tensors by name, of
+            any dtype in `ectorch.bitstream.DTYPES`, any shape, any device.
         metadata: strings by name; they cost their length.
         preset: "small" tries everything and keeps the smallest for each tensor; "balanced" is
             about as small in a fraction of the time; "fast" codes symbols by their frequency alone.
@@ -64,72 +68,78 @@ def save_file(
         the file's size in bytes.
 
     Raises:
-        ConfigError: for another preset.
-        UnsupportedTensorError: for a sparse, quantized or other unknown tensor, or what is no
-            tensor at all, by its name.
+        ConfigError: for another preset, or metadata that are no text.
+        UnsupportedTensorError: for a sparse, quantized, lazy or other unknown tensor, or what is no
+            tensor at all (as `get_extra_state` may give), by its name.
     """
-    data = save(model, metadata, preset, threads)
-    write_atomic(path, data)
-    return len(data)
+    _check_metadata(metadata or {})
+    return write_file(path, raw_tensors(model), metadata, preset, threads)
 
 
 def load(
-    data: bytes, max_decoded_bytes: int = DEFAULT_MAX_DECODED_BYTES, threads: int | None = None
+    data: bytes,
+    max_decoded_bytes: int = DEFAULT_MAX_DECODED_BYTES,
+    *,
+    threads: int | None = None,
 ) -> dict[str, Tensor]:
     """The tensors of an ``.ect`` file's bytes, by name; see `load_file`."""
     return _load(data, max_decoded_bytes, threads)
 
 
 def load_file(
-    path: _Path, max_decoded_bytes: int = DEFAULT_MAX_DECODED_BYTES, threads: int | None = None
+    path: _Path,
+    device: _Device = "cpu",
+    *,
+    max_decoded_bytes: int = DEFAULT_MAX_DECODED_BYTES,
+    threads: int | None = None,
 ) -> dict[str, Tensor]:
-    """The tensors of an ``.ect`` file, by name, bit for bit, on the CPU.
+    """The tensors of an ``.ect`` file, by name, bit for bit.
 
     Tied tensors come as separate copies; `load_model` puts them into a model that ties them.
 
     Args:
+        device: where they go.
         max_decoded_bytes: refuse files whose tensors and names take more.
         threads: that decode; all cores if None.
 
     Raises:
+        ConfigError: for another device.
         FormatError: when the file is damaged, too new or too large.
         OSError: when it cannot be opened.
     """
-    return _load(os.fspath(path), max_decoded_bytes, threads)
+    place = _parse_device(device)
+    tensors = _load(os.fspath(path), max_decoded_bytes, threads)
+    return {name: tensor.to(place) for name, tensor in tensors.items()}
 
 
 def load_model(
     model: nn.Module,
     path: _Path,
     strict: bool = True,
+    *,
     max_decoded_bytes: int = DEFAULT_MAX_DECODED_BYTES,
+    threads: int | None = None,
 ) -> nn.Module:
-    """Load an ``.ect`` file into a plain model of the same architecture.
+    """Load an ``.ect`` file into a model of the same architecture, on any device.
+
+    A name that the file lacks is there if the model ties it to one that the file has. What is on
+    meta is assigned, on the CPU; what is lazy gets its shape. A model that is still prepared starts
+    its codebooks from the weights; wrappers (`torch.compile`, ``DataParallel``) have no names.
 
     Args:
-        strict: names have to be the same on both sides; else only what both have is loaded.
+        strict: names have to be the same on both sides; else what both have is loaded, and the rest
+            stays: compare ``safe_open(path).keys()`` to know it.
 
     Returns:
         ``model``.
 
     Raises:
-        MismatchError: when names, shapes or dtypes differ; the model is left as it was.
+        MismatchError: when names, shapes or dtypes differ, the file has two values for what the
+            model ties, or no name in common; the model is left as it was.
         FormatError: as `load_file`.
     """
-    stored = load_file(path, max_decoded_bytes)
-    expected = {name: t for name, t in model.state_dict().items() if torch.is_tensor(t)}
-    problems = [
-        f"{name} is {_describe(stored[name])}, the model has {_describe(expected[name])}"
-        for name in sorted(stored.keys() & expected.keys())
-        if _describe(stored[name]) != _describe(expected[name])
-    ]
-    if strict:
-        lacking, unknown = expected.keys() - stored.keys(), stored.keys() - expected.keys()
-        problems += [f"{name} is missing" for name in sorted(lacking)]
-        problems += [f"{name} is not in the model" for name in sorted(unknown)]
-    if problems:
-        raise MismatchError(f"{os.fspath(path)}: {'; '.join(problems)}")
-    model.load_state_dict(stored, strict=False)
+    stored = _load(os.fspath(path), max_decoded_bytes, threads)
+    load_state(model, stored, strict, path)
     return model
 
 
@@ -138,53 +148,89 @@ class safe_open:  # noqa: N801 - the name that safetensors' users know
 
     A small tensor may have been coded with what an earlier one tells of it: then that is read too.
 
+    Args:
+        framework: "pt" gives tensors; "numpy" gives arrays, as `ectorch.bitstream.load_file` does.
+        device: where tensors go.
+        max_decoded_bytes, threads: as `load_file`.
+
     Raises:
+        ConfigError: for another framework or device, or when it is read after it was closed.
         FormatError: when the header is damaged, or a tensor that is asked for is.
+        UnknownTensorError: when there is no tensor of a name that is asked for.
     """
 
     def __init__(
         self,
         path: _Path,
+        framework: str = "pt",
+        device: _Device = "cpu",
+        *,
         max_decoded_bytes: int = DEFAULT_MAX_DECODED_BYTES,
         threads: int | None = None,
     ) -> None:
+        if framework not in _FRAMEWORKS:
+            known = ", ".join(_FRAMEWORKS)
+            raise ConfigError(f"framework {framework!r} is unknown, known: {known}")
+        self._device = _parse_device(device)
+        self._numpy = _FRAMEWORKS[framework] is np
+        if self._numpy and self._device.type != "cpu":
+            raise ConfigError(f"device {device!r}: arrays of NumPy are on the CPU")
+        self._path, self._closed = os.fspath(path), False
         self._reader = Reader(path, max_decoded_bytes, threads)
 
     def __enter__(self) -> safe_open:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._closed = True
         self._reader.__exit__(*error)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._reader.entries)
+        return iter(self.keys())
 
     def keys(self) -> list[str]:
         """Names in the order of the file."""
-        return list(self._reader.entries)
+        return list(self._open().entries)
+
+    def offset_keys(self) -> list[str]:
+        """As `keys`."""
+        return self.keys()
 
     def metadata(self) -> dict[str, str]:
-        return dict(self._reader.metadata)
+        return dict(self._open().metadata)
 
     def get_entry(self, name: str) -> Entry:
         """Shape, dtype, coding and stored bytes of one tensor, from the header alone."""
-        return self._reader.entries[name]
+        entries = self._open().entries
+        if name not in entries:
+            near = get_close_matches(str(name), entries, 3)
+            hint = f", near: {', '.join(near)}" if near else ""
+            raise UnknownTensorError(f"{self._path}: no tensor {name!r}{hint}")
+        return entries[name]
 
-    def get_tensor(self, name: str) -> Tensor:
+    def get_tensor(self, name: str) -> Any:
         """Decode one tensor."""
-        return _to_torch(self._reader.read(name))
+        return self._read(self.get_entry(name))
 
     def get_slice(self, name: str) -> TensorSlice:
         """One tensor to index: ``file.get_slice(name)[10:20]`` decodes the chunks of those rows."""
-        return TensorSlice(self._reader, name)
+        return TensorSlice(self, name)
+
+    def _read(self, entry: Entry, rows: range | None = None) -> Any:
+        raw = self._open().read(entry.name, rows)
+        return to_array(raw) if self._numpy else _to_torch(raw).to(self._device)
+
+    def _open(self) -> Reader:
+        if self._closed:
+            raise ConfigError(f"{self._path} is closed: read it before its with block ends")
+        return self._reader
 
 
 class TensorSlice:
     """A tensor of a file that is decoded as far as it is indexed, as safetensors has it."""
 
-    def __init__(self, reader: Reader, name: str) -> None:
-        self._reader, self._name = reader, name
-        self._entry = reader.entries[name]
+    def __init__(self, file: safe_open, name: str) -> None:
+        self._file, self._entry = file, file.get_entry(name)
 
     def get_shape(self) -> list[int]:
         return list(self._entry.shape)
@@ -193,100 +239,57 @@ class TensorSlice:
         """A key of `ectorch.bitstream.DTYPES`."""
         return self._entry.dtype
 
-    def __getitem__(self, index: object) -> Tensor:
+    def __getitem__(self, index: object) -> Any:
         """What ``get_tensor(name)[index]`` is; rows outside of a first integer or slice stay coded.
 
         Raises:
-            IndexError: as a tensor does.
+            IndexError, ValueError: as a tensor does.
         """
-        first, *rest = index if isinstance(index, tuple) else (index,)
-        shape = self._entry.shape
-        if not shape or not isinstance(first, (int, slice)) or isinstance(first, bool):
-            return _to_torch(self._reader.read(self._name))[index]  # type: ignore[index]
+        places = index if isinstance(index, tuple) else (index,)
+        shape, first = self._entry.shape, places[0] if places else None
+        by_rows = isinstance(first, (int, np.integer, slice)) and not isinstance(first, bool)
+        if not shape or not by_rows:
+            return self._file._read(self._entry)[index]
         if isinstance(first, slice):
             wanted = range(shape[0])[first]
             if wanted.step < 1:
-                raise IndexError(f"{self._name}: slices go forward, the step is {wanted.step}")
+                raise ValueError(f"{self._entry.name}: slices go forward, step is {wanted.step}")
         else:
-            if not -shape[0] <= first < shape[0]:
-                raise IndexError(f"{self._name}: row {first} of {shape[0]}")
-            wanted = range(shape[0])[first:][:1]
+            at = operator.index(first)  # type: ignore[arg-type]
+            if not -shape[0] <= at < shape[0]:
+                raise IndexError(f"{self._entry.name}: row {at} of {shape[0]}")
+            wanted = range(shape[0])[at:][:1]
         rows = range(wanted.start, wanted[-1] + 1) if wanted else range(0)
-        part = _to_torch(self._reader.read(self._name, rows))
+        part = self._file._read(self._entry, rows)
         own = slice(None, None, wanted.step) if isinstance(first, slice) else 0
-        return part[(own, *rest)]
+        return part[(own, *places[1:])]
 
 
-def rate_bits(model: nn.Module | Mapping[str, Tensor]) -> float:
-    """Estimated size in bits of the file that `save_file` would write: no coder runs.
+def to_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The bytes of a ``.safetensors`` file.
 
-    Symbols at their entropy under the stored frequencies, codebooks, tables, floats as they are,
-    names, index and checksums: within 1 % plus 64 bytes of a file of the preset "fast", except
-    that what zstd or byte planes shrink is estimated without them. The context coder of the other
-    presets gets below. An estimate: what is reported are sizes of files.
+    Raises:
+        UnsupportedTensorError: for a name that such a file cannot have.
     """
-    state = discrete_state_dict(model) if isinstance(model, nn.Module) else model
-    return estimate_file_bits({name: to_raw(name, value) for name, value in state.items()})
+    import safetensors.torch
+
+    if "__metadata__" in tensors:
+        raise UnsupportedTensorError(
+            "__metadata__ is no name for a tensor in .safetensors, where metadata have it: rename"
+        )
+    return safetensors.torch.save(dict(tensors), dict(metadata) or None)
 
 
-@dataclass(frozen=True)
-class FileSize:
-    """Bytes of a file.
+def raw_tensors(model: nn.Module | Mapping[str, Tensor]) -> dict[str, RawTensor]:
+    """What a file holds of a network, or of tensors by name.
 
-    Attributes:
-        total: of the whole file.
-        tensors: of each tensor's codebook and symbols, by name; an equal earlier tensor costs
-            nothing again.
+    Raises:
+        UnsupportedTensorError: as `save_file`.
     """
-
-    total: int
-    tensors: dict[str, int]
-
-
-class SizeMeter:
-    """Measures a network while it trains: the file that `save_file` would write, by its own coder.
-
-    The network is copied, finalized as it will be in the end, and coded; the search for the
-    coder's layouts is repeated only where a tensor has changed much. So the size is that of the
-    file, or slightly more, at a fraction of the time.
-
-    Args:
-        finalize: what will be done to the network before it is saved; it may change the copy.
-        threads: that code; all cores if None.
-
-    >>> net, meter = nn.Linear(8, 4), SizeMeter()
-    >>> meter(net).total == len(save(net))
-    True
-    >>> sorted(meter(net).tensors)
-    ['bias', 'weight']
-    """
-
-    def __init__(
-        self,
-        finalize: Callable[[nn.Module], nn.Module] = finalize,
-        threads: int | None = None,
-    ) -> None:
-        self._finalize, self._threads = finalize, threads
-        self._meter = FileMeter()
-
-    def __call__(self, model: nn.Module) -> FileSize:
-        """Measure ``model``, which is left as it is.
-
-        Raises:
-            UnsupportedTensorError: as `save_file`.
-        """
-        final = self._finalize(copy.deepcopy(model))
-        tensors = {name: to_raw(name, value) for name, value in final.state_dict().items()}
-        return FileSize(*self._meter.measure(tensors, self._threads))
-
-    def state_dict(self) -> dict[str, tuple[int, dict[str, Any]]]:
-        """What a checkpoint keeps, for sizes not to depend on where training was interrupted."""
-        return {
-            name: (count, asdict(layout)) for name, (count, layout) in self._meter.found.items()
-        }
-
-    def load_state_dict(self, state: Mapping[str, tuple[int, dict[str, Any]]]) -> None:
-        self._meter.found = {name: (count, Layout(**how)) for name, (count, how) in state.items()}
+    state = file_state(model) if isinstance(model, nn.Module) else model
+    if not isinstance(state, Mapping):
+        raise UnsupportedTensorError(f"{type(state).__name__}: expected a module or named tensors")
+    return {name: to_raw(name, value) for name, value in state.items()}
 
 
 def _load(source: str | bytes, max_decoded_bytes: int, threads: int | None) -> dict[str, Tensor]:
@@ -300,24 +303,68 @@ def to_raw(name: str, tensor: Tensor) -> RawTensor:
     Raises:
         UnsupportedTensorError: when it cannot be stored.
     """
+    kind = type(tensor).__name__
     if not isinstance(name, str) or not isinstance(tensor, Tensor):
-        raise UnsupportedTensorError(f"{name!r}: {type(tensor).__name__}, expected a named tensor")
+        hint = ": use torch.from_numpy" if isinstance(tensor, np.ndarray) else ""
+        raise UnsupportedTensorError(f"{name!r}: {kind}, expected a named tensor{hint}")
+    if not _is_text(name):
+        raise UnsupportedTensorError(f"{name!r} is no Unicode text, expected a named tensor")
+    if is_lazy(tensor):
+        raise UnsupportedTensorError(f"{name}: cannot store a lazy {kind}: run one batch first")
+    if computes_itself(tensor):
+        raise UnsupportedTensorError(
+            f"{name}: cannot store a {kind}, which is more than its plain bits: make it a "
+            "torch.Tensor (full_tensor(), dequantize(), as_subclass(torch.Tensor))"
+        )
     dtype = _DTYPE_NAMES.get(tensor.dtype)
     if dtype is None or tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
         raise UnsupportedTensorError(
             f"{name}: cannot store {tensor.dtype} with layout {tensor.layout} on {tensor.device}; "
             f"known dtypes: {', '.join(DTYPES)}"
         )
+    _check_shape(name, tensor.shape, DTYPES[dtype])
     flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    try:
+        has_bits = flat.data_ptr() != 0 or not flat.numel()
+    except RuntimeError:  # within torch.func's transforms
+        has_bits = False
+    if not has_bits:
+        raise UnsupportedTensorError(f"{name}: cannot store a tensor of a trace or of torch.func")
     bits = flat.view(_CARRIERS[DTYPES[dtype]]).numpy().view(bits_dtype(dtype))
     return RawTensor(dtype, tuple(tensor.shape), bits)
 
 
+def _check_shape(name: str, shape: torch.Size, item_bytes: int) -> None:
+    """Refuse what `Reader` would: it counts a dimension of size 0 as 1."""
+    counted = math.prod(max(size, 1) for size in shape) * item_bytes
+    if len(shape) > MAX_DIMENSIONS or (0 in shape and counted > DEFAULT_MAX_DECODED_BYTES):
+        raise UnsupportedTensorError(f"{name}: no reader takes the shape {tuple(shape)}")
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    if not isinstance(metadata, Mapping):
+        raise ConfigError(f"metadata are a {type(metadata).__name__}, expected texts by name")
+    for key, value in metadata.items():
+        for text in (key, value):
+            if not _is_text(text):
+                what = f"{text!r} is a {type(text).__name__}"
+                raise ConfigError(f"metadata[{key!r}]: {what}, expected Unicode text")
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a string that UTF-8 can hold: no lone surrogates."""
+    return isinstance(value, str) and value.encode(errors="replace").decode() == value
+
+
+def _parse_device(device: _Device) -> torch.device:
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device {device!r}: {str(error).splitlines()[0]}") from None
+
+
 def _to_torch(raw: RawTensor) -> Tensor:
     size = DTYPES[raw.dtype]
-    carried = torch.from_numpy(raw.bits.view(f"i{size}").copy())
+    bits = raw.bits if raw.bits.flags.writeable else raw.bits.copy()
+    carried = torch.from_numpy(bits.view(f"i{size}"))
     return carried.view(_TORCH_DTYPES[raw.dtype]).reshape(raw.shape)
-
-
-def _describe(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

@@ -9,7 +9,8 @@ they are put in one that is cheap to store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,67 +20,99 @@ from torch.nn import functional as F
 
 from ectorch import layers
 from ectorch.chains import LAYERS, NORMS, Chain, find_chains, weight_of
-from ectorch.errors import ConfigError
+from ectorch.errors import ConfigError, UnsupportedLayerError
 
 _FULL_SHAPES = "_ectorch_full_shapes"
 
 
 @torch.no_grad()
 def remove_dead_units(
-    model: nn.Module, optimizer: torch.optim.Optimizer | None = None, fold: bool = True
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    fold: bool = True,
+    forward_only: bool = False,
 ) -> int:
     """Remove the hidden units that are dead in the hard network, in place.
 
-    Parameters are replaced by smaller ones, in the optimizer too, and its state is cut with them.
-    What the network computes in eval mode stays the same, up to rounding in sums, and to the
-    codebook where a constant folds into a constrained bias ("hard" assigns by the frequencies of
-    the levels, which change). A layer keeps one unit at least.
+    Parameters are replaced by smaller ones, in the optimizer too, and its state and gradients are
+    cut with them. What the network computes in eval mode stays the same, up to rounding in sums,
+    and to the codebook where a constant folds into a constrained bias ("hard" assigns by the
+    frequencies of the levels, which change). A layer keeps one unit at least. Layers between which
+    anything else could read or hook what is removed stay as they are, see `ectorch.chains`, and so
+    does a network that torch.fx cannot trace, with a warning.
 
     Args:
-        model: prepared or plain, traceable by torch.fx; networks without chains stay as they are.
-        optimizer: the one that trains ``model``, with state of its parameters' shapes.
+        model: prepared or plain.
+        optimizer: the one that trains ``model``.
         fold: remove units that give a constant, too, into the bias of the layer that reads them;
             else only those that give zero or are not read.
+        forward_only: the network is used through its ``forward`` alone, on batches, not by other
+            methods or by calls of its parts: more can be removed then.
 
     Returns:
         how many units were removed.
 
     Raises:
-        UnsupportedLayerError: when the network cannot be traced.
+        ConfigError: when the optimizer does not train what is removed, or has a state that cannot
+            be cut; or when processes train replicas of the network (torch.distributed), which
+            would not follow. Nothing was changed then.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> _ = net[0].weight.data[3:].zero_()
     >>> remove_dead_units(net), net[2]
     (5, Linear(in_features=3, out_features=2, bias=True))
     """
-    removed = 0
-    for chain in find_chains(model):
-        dead, constant = _dead(chain, fold)
-        dead[0] &= not dead.all()
-        if not dead.any():
-            continue
-        bias = chain.second._parameters["bias"]
-        if bias is not None:
-            bias.data += _by_unit(chain).sum(2) @ torch.where(dead, constant, 0.0)
-        _select(chain, (~dead).nonzero()[:, 0], optimizer)
-        removed += int(dead.sum())
-    return removed
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        raise ConfigError(
+            "remove_dead_units: torch.distributed runs, and replicas of the network would not "
+            "follow: call it before they are made"
+        )
+    try:
+        chains = find_chains(model, forward_only)
+    except UnsupportedLayerError as error:
+        warnings.warn(f"remove_dead_units leaves the network as it is: {error}", stacklevel=3)
+        return 0
+    if optimizer is not None:
+        _check_follows(optimizer, model, chains)
+    return sum(remove_from(chain, optimizer, fold) for chain in chains)
 
 
 @torch.no_grad()
-def sort_units(model: nn.Module) -> nn.Module:
+def remove_from(chain: Chain, optimizer: torch.optim.Optimizer | None, fold: bool) -> int:
+    """`remove_dead_units` of one chain."""
+    dead, constant = _dead(chain, fold)
+    dead[0] &= not dead.all()
+    if not dead.any():
+        return 0
+    bias = chain.second._parameters["bias"]
+    if bias is not None:
+        bias.data += _by_unit(chain).sum(2) @ torch.where(dead, constant, 0.0)
+    _select(chain, (~dead).nonzero()[:, 0], optimizer)
+    return int(dead.sum())
+
+
+def sort_units(model: nn.Module, forward_only: bool = False) -> nn.Module:
     """Put hidden units in the order of their nonzero weights, most first: files get smaller.
 
     The network computes the same, up to rounding in sums. In place, before `save_file`.
 
+    Args:
+        forward_only: see `remove_dead_units`.
+
     Raises:
         UnsupportedLayerError: when the network cannot be traced.
     """
-    for chain in find_chains(model):
-        incoming = _hard(chain.first, "weight").flatten(1).count_nonzero(1)
-        outgoing = _by_unit(chain).count_nonzero((0, 2))
-        _select(chain, (incoming + outgoing).argsort(descending=True, stable=True), None)
+    for chain in find_chains(model, forward_only):
+        sort_chain(chain)
     return model
+
+
+@torch.no_grad()
+def sort_chain(chain: Chain) -> None:
+    """`sort_units` of one chain."""
+    incoming = _hard(chain.first, "weight").flatten(1).count_nonzero(1)
+    outgoing = _by_unit(chain).count_nonzero((0, 2))
+    _select(chain, (incoming + outgoing).argsort(descending=True, stable=True), None)
 
 
 @torch.no_grad()
@@ -113,7 +146,7 @@ def restored(module: nn.Module, name: str, tensor: Tensor) -> Tensor:
 def fit_shapes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Cut what is larger than in ``state``, which was saved after units were removed."""
     for prefix, module in model.named_modules():
-        if not isinstance(module, (*LAYERS, *NORMS)):
+        if layers.kind_of(module) not in (*LAYERS, *NORMS):
             continue
         for name in _own_names(module):
             own, wanted = _raw(module, name), state[f"{prefix}.{name}" if prefix else name]
@@ -127,7 +160,8 @@ def _dead(chain: Chain, fold: bool) -> tuple[Tensor, Tensor]:
     fed = _hard(chain.first, "weight").flatten(1).any(1)
     read = _by_unit(chain).any(2).any(0)
     biased = chain.first._parameters["bias"] is not None
-    constant = _hard(chain.first, "bias") if biased else torch.zeros_like(fed, dtype=torch.float32)
+    dtype = weight_of(chain.first).dtype
+    constant = _hard(chain.first, "bias") if biased else torch.zeros_like(fed, dtype=dtype)
     for step in chain.steps:
         constant = step(constant)
     pads = chain.second.__dict__.get("padding", 0) not in (0, (0,), (0, 0), (0, 0, 0), "valid")
@@ -169,8 +203,11 @@ def _select_in(
         module.__dict__.setdefault(_FULL_SHAPES, {}).setdefault(name, tuple(shape))
     for owner, key in _forms(module, name):
         before = owner[key]
-        pick = partial(_picked, dim=dim + before.ndim - len(shape), index=index)
+        own_dim = dim + before.ndim - len(shape)
+        pick = partial(_picked, dim=own_dim, index=index, size=before.shape[own_dim])
         owner[key] = _like(before, pick(before.detach()))
+        if before.grad is not None:
+            owner[key].grad = pick(before.grad)
         if optimizer is not None:
             _replace(optimizer, before, owner[key], pick)
     _set_features(module)
@@ -178,9 +215,40 @@ def _select_in(
 
 def _like(before: Tensor, values: Tensor) -> Tensor:
     """A new Parameter or buffer: graphs that are still alive hold the old one with its shape."""
-    if isinstance(before, nn.Parameter):
-        return nn.Parameter(values, before.requires_grad)
-    return values
+    if not isinstance(before, nn.Parameter):
+        return values
+    after = nn.Parameter(values, before.requires_grad)
+    after.__dict__.update(before.__dict__)  # what users and frameworks noted of it
+    return after
+
+
+def _check_follows(
+    optimizer: torch.optim.Optimizer, model: nn.Module, chains: Sequence[Chain]
+) -> None:
+    """Refuse an optimizer whose state would not fit the parameters of ``chains`` any more."""
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    kind = type(optimizer).__name__
+    changed = {id(p) for chain in chains for m in chain.modules for p in m.parameters(False)}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in changed or not parameter.requires_grad:
+            continue
+        if id(parameter) not in trained and parameter.shape:
+            raise ConfigError(f"{name} is not among the parameters of this {kind}: give the one")
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if not _follows(value, parameter.shape):
+                raise ConfigError(
+                    f"the state {key!r} of {name} in {kind} cannot be cut: unknown form"
+                )
+
+
+def _follows(value: Any, shape: torch.Size) -> bool:
+    """Whether a state is one for all, or has in each dimension the parameter's size or 1."""
+    if not torch.is_tensor(value):
+        return not isinstance(value, (list, tuple, dict)) or not value
+    same = value.ndim == len(shape) and all(
+        size in (1, full) for size, full in zip(value.shape, shape, strict=True)
+    )
+    return same or value.numel() == 1
 
 
 def _replace(
@@ -194,13 +262,18 @@ def _replace(
         group["params"] = [after if p is before else p for p in group["params"]]
     if before in optimizer.state:
         optimizer.state[after] = {
-            key: pick(value) if torch.is_tensor(value) and value.shape == before.shape else value
+            key: pick(value) if torch.is_tensor(value) and value.ndim == before.ndim else value
             for key, value in optimizer.state.pop(before).items()
         }
 
 
-def _picked(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
-    """``tensor.index_select(dim, index)`` that stays channels last where ``tensor`` is."""
+def _picked(tensor: Tensor, dim: int, index: Tensor, size: int) -> Tensor:
+    """``tensor.index_select(dim, index)`` that stays channels last where ``tensor`` is.
+
+    What stands for all of ``size`` (as in a state that is factored) stays.
+    """
+    if tensor.shape[dim] != size:
+        return tensor
     picked = tensor.index_select(dim, index.to(tensor.device))
     for form, dims in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
         if tensor.ndim == dims and tensor.is_contiguous(memory_format=form):
@@ -231,13 +304,13 @@ def _own_names(module: nn.Module) -> list[str]:
     return [name for name, tensor in tensors.items() if tensor is not None and name not in added]
 
 
-def _set_features(module: nn.Module) -> None:
+def _set_features(module: Any) -> None:
     """Let a module's own numbers of features say what its tensors are."""
-    if isinstance(module, nn.Linear):
+    if layers.kind_of(module) is nn.Linear:
         module.out_features, module.in_features = weight_of(module).shape
-    elif isinstance(module, LAYERS):
+    elif layers.kind_of(module) in LAYERS:
         module.out_channels, module.in_channels = weight_of(module).shape[:2]
-    elif isinstance(module, NORMS) and module.running_mean is not None:
+    elif layers.kind_of(module) in NORMS and module.running_mean is not None:
         module.num_features = len(module.running_mean)
 
 

@@ -1,4 +1,3 @@
-import errno
 import time
 import tracemalloc
 
@@ -193,11 +192,8 @@ def test_one_tensor_is_read_without_the_bytes_of_the_others(three_blocks):
     path, _ = three_blocks
     with Reader(path) as reader:
         asked = []
-        read = reader._file.read
-        reader._file = type("Spy", (), {})()
-        reader._file.read = lambda count: asked.append(count) or read(count)
-        reader._file.seek = read.__self__.seek
-        reader._file.close = read.__self__.close
+        read = reader._source.read
+        reader._source.read = lambda at, count: asked.append(count) or read(at, count)
         reader.read("b")
     assert sum(asked) <= 2 * 400 + 4
 
@@ -278,7 +274,7 @@ def test_the_limit_is_the_readers_choice(ect):
         Reader(data, 3999)
 
 
-@pytest.mark.parametrize("size", [0, 5, 7, 1 << 40])
+@pytest.mark.parametrize("size", [0, 5, 7, 1 << 20])
 def test_blocks_have_to_fill_the_file(size, ect):
     _, blocks = huge(10)
     entry = Entry("huge", "float32", (10,), Coding.STATIC, size)
@@ -289,31 +285,6 @@ def test_blocks_have_to_fill_the_file(size, ect):
 def test_a_header_that_no_reader_takes_is_not_written(ect):
     with pytest.raises(FormatError, match="at most"):
         encode_file({}, {"key": "x" * (1 << 24)})
-
-
-def test_a_write_replaces_the_file_and_leaves_no_other(tmp_path):
-    path = tmp_path / "model.ect"
-    write_atomic(path, b"old")
-    write_atomic(str(path), b"new")
-    assert path.read_bytes() == b"new"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("failing", ["os.fsync", "pathlib.Path.replace"])
-@pytest.mark.parametrize("existed", [True, False])
-def test_a_failed_write_changes_nothing(failing, existed, tmp_path, monkeypatch):
-    path = tmp_path / "model.ect"
-    if existed:
-        path.write_bytes(b"old")
-
-    def fail(*_):
-        assert not existed or path.read_bytes() == b"old"
-        raise OSError(errno.ENOSPC, "disk full")
-
-    monkeypatch.setattr(failing, fail)
-    with pytest.raises(OSError, match=f"disk full.*{path}"):
-        write_atomic(path, b"new")
-    assert [p.read_bytes() for p in tmp_path.iterdir()] == ([b"old"] if existed else [])
 
 
 def test_a_file_that_is_open_survives_its_replacement(three_blocks, ect):

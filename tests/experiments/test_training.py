@@ -255,8 +255,8 @@ def test_a_run_that_removes_units_resumes_to_the_same_bytes(tmp_path, monkeypatc
     }
     removed = []
 
-    def remove(model, optimizer):
-        removed.append(remove_dead_units(model, optimizer))
+    def remove(*arguments, **settings):
+        removed.append(remove_dead_units(*arguments, **settings))
 
     monkeypatch.setattr("ectorch.experiments.training.remove_dead_units", remove)
     result = train(parse_recipe(table), tmp_path / "whole")

@@ -14,6 +14,9 @@ from ectorch.report.gather import front, gather, tasks_of
 from ectorch.report.page import WRITERS, markdown, page
 
 SIZES = {0.1: (900, 3.5), 0.3: (700, 5.0), 0.5: (800, 6.0), 1.0: (500, 9.0)}
+SMALLEST_LETTERS = """Math.min(...[...document.querySelectorAll("svg text")].map(text => {
+    const { a, b } = text.getScreenCTM();
+    return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(a, b) || Infinity; }))"""
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +72,7 @@ def test_points_come_in_their_order_with_the_front_marked(results):
 def test_seeds_of_a_kept_table_make_one_point(tmp_path):
     runs = [
         {"seed": seed, "evaluated_on": "test", "file_bytes": 100 + seed}
-        | {"decoded_error_percent": 2.0 + seed}
+        | {"decoded_error_percent": 2.0 + seed, "float_error_percent": 1.0, "seconds": 9.0}
         for seed in (0, 2)
     ]
     point = {"curve": "c", "name": "alpha-1", "network": "n", "data": "d", "float_bytes": 4000}
@@ -91,7 +94,7 @@ def test_a_folder_without_results_is_named(tmp_path):
 
 def test_markdown_has_every_point_and_baseline(results):
     text = markdown(results, gather(results))
-    assert "| tiny <network> point-4 | 1 | 1 | 500 | 96 | 9.00 | 3.25 | 4.0 |" in text
+    assert "| tiny &lt;network&gt; point-4 | 1 | 1 | 500 | 96 | 9.00 | 3.25 | 4.0 |" in text
     assert "| int8 + zstd | 9,000 | 5.4 | 3.50 |" in text
     assert "ectorch 1.2.3" in text
 
@@ -162,6 +165,12 @@ def test_in_a_browser_tables_sort_and_marks_show_their_values(
     assert tip.is_hidden()
 
     assert view.evaluate("document.documentElement.scrollWidth") <= width
+    assert view.evaluate(SMALLEST_LETTERS) >= 10
+    table = view.locator(".wide >> nth=0")
+    hint = view.locator(".hint >> nth=0")
+    assert hint.is_visible() == (width == 390)
+    table.evaluate("table => { table.scrollLeft = table.scrollWidth; }")
+    hint.wait_for(state="hidden")
     dark = view.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
     assert dark == (colours == "dark")
     assert said == [f"file://{tmp_path / 'report.html'}"] * len(said)

@@ -1,4 +1,5 @@
-import numpy as np
+import pytest
+import safetensors.torch
 import torch
 from matplotlib import pyplot as plt
 
@@ -17,18 +18,27 @@ RESULT = {
 }
 
 
-def test_a_picture_is_drawn_also_of_a_network_that_is_all_zero(tmp_path):
+@pytest.fixture
+def draw(tmp_path):
+    """Draw the picture of a run that ended with these tensors; give its path."""
+
+    def call(after):
+        ec.save_file(after, tmp_path / "model.ect")
+        before = {name: torch.randn(tensor.shape) for name, tensor in after.items()}
+        safetensors.torch.save_file(before, tmp_path / "float.safetensors")
+        picture = tmp_path / "report.png"
+        plot_run(tmp_path / "model.ect", tmp_path / "float.safetensors", RESULT, picture)
+        return picture
+
+    return call
+
+
+def test_a_picture_is_drawn_also_of_a_network_that_is_all_zero(draw):
     after = {"a.weight": torch.zeros(20, 30), "b.weight": torch.eye(5), "b.bias": torch.ones(5)}
-    ec.save_file(after, tmp_path / "model.ect")
-    before = {name: np.random.default_rng(0).normal(size=t.shape) for name, t in after.items()}
-    plot_run(tmp_path / "model.ect", before, RESULT, tmp_path / "report.png")
-    assert (tmp_path / "report.png").stat().st_size > 10_000
+    assert draw(after).stat().st_size > 10_000
 
 
-def test_a_picture_of_many_tensors_stays_readable(tmp_path):
+def test_a_picture_of_many_tensors_stays_readable(draw):
     after = {f"{i}.{kind}": torch.eye(4 + i)[:, : 4 + i] for i in range(20) for kind in "ab"}
-    ec.save_file(after, tmp_path / "model.ect")
-    before = {name: np.random.default_rng(0).normal(size=t.shape) for name, t in after.items()}
-    plot_run(tmp_path / "model.ect", before, RESULT, tmp_path / "report.png")
-    height, width, _ = plt.imread(tmp_path / "report.png").shape
+    height, width, _ = plt.imread(draw(after)).shape
     assert width < 8 * height

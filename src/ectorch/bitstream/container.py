@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
-from pathlib import Path
+from itertools import groupby
 
 import numpy as np
 
 from ectorch.bitstream import context
+from ectorch.bitstream.atomic import write_atomic
 from ectorch.bitstream.codings import (
     Coding,
     Preset,
@@ -25,12 +25,22 @@ from ectorch.bitstream.codings import (
     estimate_bits,
 )
 from ectorch.bitstream.context import Layout
-from ectorch.bitstream.index import Entry, encode_header, place
-from ectorch.bitstream.parallel import Workers
+from ectorch.bitstream.index import (
+    DEFAULT_MAX_DECODED_BYTES,
+    MAX_ARRAY_BYTES,
+    MAX_DIMENSIONS,
+    Entry,
+    counted_bytes,
+    encode_header,
+    place,
+)
+from ectorch.bitstream.names import is_text
+from ectorch.bitstream.parallel import Workers, check_threads
 from ectorch.bitstream.tensor import RawTensor
 from ectorch.bitstream.wire import varint
-from ectorch.errors import ConfigError, FormatError
+from ectorch.errors import ConfigError, FormatError, UnsupportedTensorError
 
+_Coded = list[tuple[Entry, bytes]]
 _Source = tuple[str, RawTensor, str | None]  # name, tensor, name of the earlier one it equals
 
 MAGIC = b"ECT"
@@ -39,6 +49,7 @@ MAX_HEADER_BYTES = 1 << 24
 CRC_BYTES = 4
 LARGE_BYTES = 1 << 23  # tensors from here on are coded and decoded by chunks
 _MOST_HINTS = 4
+_FARTHEST_HINT = 512  # tensors: further back is no layer that feeds this one
 _WORTH_THREADS_BYTES = 1 << 18  # less is done before a thread has started
 
 
@@ -55,9 +66,29 @@ def encode_file(
         threads: that code; all cores if None. The bytes do not depend on it.
 
     Raises:
-        ConfigError: for another preset.
+        ConfigError: for another preset, a wrong number of threads, or metadata that are no text.
+        UnsupportedTensorError: for a name that is no text, or a shape that no reader takes.
     """
-    return encode_tensors(tensors, metadata or {}, _parse_preset(preset), threads)[1]
+    return b"".join(_encode_parts(tensors, metadata, preset, threads))
+
+
+def write_file(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, RawTensor],
+    metadata: Mapping[str, str] | None = None,
+    preset: str = "small",
+    threads: int | None = None,
+) -> int:
+    """Write what `encode_file` gives, as `write_atomic` does, never whole in memory.
+
+    Returns:
+        the file's size in bytes.
+
+    Raises:
+        ConfigError, UnsupportedTensorError: as `encode_file`.
+        OSError: as `write_atomic`.
+    """
+    return write_atomic(path, _encode_parts(tensors, metadata, preset, threads))
 
 
 def encode_tensors(
@@ -66,12 +97,13 @@ def encode_tensors(
     preset: Preset,
     threads: int | None,
     layouts: Mapping[str, Layout] | None = None,
-) -> tuple[list[tuple[Entry, bytes]], bytes]:
-    """Entries with their payloads, and the file.
+) -> _Coded:
+    """Entries with their payloads, in the order of the file.
 
     Args:
         layouts: of tensors by name, instead of a search.
     """
+    _check(tensors, metadata)
     sources = list(_sorted_with_aliases(tensors))
     with workers_for(threads, sum(tensor.bits.nbytes for tensor in tensors.values())) as workers:
         coded = _encode_all(sources, preset, workers, layouts or {})
@@ -79,21 +111,32 @@ def encode_tensors(
         Entry(name, tensor.dtype, tensor.shape, coding, len(payload), alias_of=source)
         for (name, tensor, source), (coding, payload) in zip(sources, coded, strict=True)
     ]
-    placed = place(entries)
-    blocks: dict[int, bytearray] = {}
-    for entry, (_, payload) in zip(placed, coded, strict=True):
-        if entry.alias_of is None:
-            blocks.setdefault(entry.block, bytearray()).extend(payload)
-    head = _head(encode_header(placed, metadata))
-    parts: list[bytes | bytearray] = [head, *blocks.values()]
-    payloads = [payload for _, payload in coded]
-    return [*zip(placed, payloads, strict=True)], b"".join(part + crc(part) for part in parts)
+    return [*zip(place(entries), (payload for _, payload in coded), strict=True)]
+
+
+def file_parts(coded: _Coded, metadata: Mapping[str, str]) -> Iterator[bytes]:
+    """The file, piece by piece.
+
+    Raises:
+        FormatError: when names and metadata are too long.
+    """
+    head = _head(encode_header([entry for entry, _ in coded], metadata))
+    yield head
+    yield crc(head)
+    payloads = (pair for pair in coded if pair[0].alias_of is None)
+    for _, block in groupby(payloads, key=lambda pair: pair[0].block):
+        check = 0
+        for _, payload in block:
+            check = zlib.crc32(payload, check)
+            yield payload
+        yield check.to_bytes(CRC_BYTES, "little")
 
 
 def estimate_file_bits(
     tensors: Mapping[str, RawTensor], metadata: Mapping[str, str] | None = None
 ) -> float:
     """Estimated bits of `encode_file`'s result, from counts: no coder runs."""
+    _check(tensors, metadata or {})
     entries, payload_bits = [], 0.0
     for name, tensor, source in _sorted_with_aliases(tensors):
         bits = estimate_bits(tensor) if source is None else 0.0
@@ -106,24 +149,33 @@ def estimate_file_bits(
     return payload_bits + 8 * (len(head) + CRC_BYTES * parts)
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write beside ``path``, then rename: a reader sees the old file or the whole new one."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:  # name the file that was asked for
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def workers_for(threads: int | None, size_bytes: int) -> Workers:
+    check_threads(threads)
     return Workers(threads if size_bytes >= _WORTH_THREADS_BYTES else 1)
+
+
+def _encode_parts(
+    tensors: Mapping[str, RawTensor],
+    metadata: Mapping[str, str] | None,
+    preset: str,
+    threads: int | None,
+) -> Iterator[bytes]:
+    metadata = metadata or {}
+    return file_parts(encode_tensors(tensors, metadata, _parse_preset(preset), threads), metadata)
+
+
+def _check(tensors: Mapping[str, RawTensor], metadata: Mapping[str, str]) -> None:
+    """Refuse what would not come back."""
+    for key, value in metadata.items():
+        if not is_text(key) or not is_text(value):
+            raise ConfigError(f"metadata[{key!r}] is {value!r}, expected Unicode text for both")
+    for name, tensor in tensors.items():
+        if not is_text(name):
+            raise UnsupportedTensorError(f"{name!r} is no Unicode text: no name for a tensor")
+        counted = counted_bytes(tensor.dtype, tensor.shape)
+        most = MAX_ARRAY_BYTES if tensor.bits.size else DEFAULT_MAX_DECODED_BYTES
+        if len(tensor.shape) > MAX_DIMENSIONS or counted > most:
+            raise UnsupportedTensorError(f"{name}: no reader takes the shape {tensor.shape}")
 
 
 def _parse_preset(preset: str) -> Preset:
@@ -161,11 +213,14 @@ def _hints(sources: list[_Source], at: int) -> dict[int, np.ndarray]:
     """
     shape = sources[at][1].shape
     hints: dict[int, np.ndarray] = {}
-    for earlier in range(at - 1, -1, -1):
+    if len(shape) < 2:
+        return hints
+    columns = math.prod(shape[1:])
+    for earlier in range(at - 1, max(-1, at - 1 - _FARTHEST_HINT), -1):
         _, tensor, source = sources[earlier]
         if source is not None or tensor.bits.nbytes >= LARGE_BYTES or len(tensor.shape) < 2:
             continue
-        if len(shape) > 1 and context.fits(tensor.shape[0], math.prod(shape[1:])):
+        if context.fits(tensor.shape[0], columns):
             hints[earlier] = count_nonzeros(tensor.bits, tensor.shape)
             if len(hints) == _MOST_HINTS:
                 break
@@ -191,5 +246,5 @@ def _head(header: bytes) -> bytes:
     return MAGIC + bytes([VERSION]) + varint(len(header)) + header
 
 
-def crc(data: bytes | bytearray) -> bytes:
+def crc(data: bytes) -> bytes:
     return zlib.crc32(data).to_bytes(CRC_BYTES, "little")

@@ -2,48 +2,100 @@
 
 from __future__ import annotations
 
-import numpy as np
-import zstandard
+from collections.abc import Iterator
+from types import ModuleType
 
-from ectorch.bitstream.tensor import DTYPES, Bits, RawTensor, bits_from_bytes
-from ectorch.errors import FormatError
+import numpy as np
+
+from ectorch.bitstream.tensor import DTYPES, Bits, RawTensor, bits_dtype
+from ectorch.errors import ConfigError, FormatError
 
 _ZSTD_LEVEL = 19
 _ZSTD_LEVEL_LARGE = 3
-_CHUNK_BYTES = 64  # a block of four bytes may hold 128 KiB: look at the sum this often
+_BLOCK_BYTES = 1 << 17  # that one block of a frame holds at most, in 4 bytes at least
+_FED_BYTES = 64  # small blocks are decoded together
 _MAX_WINDOW_BYTES = 1 << 23
 _LARGE_BYTES = 1 << 22  # past this, level 19 costs minutes and buys nothing on floats
+_HALF_ITEMS = 1 << 18  # that are converted at once
 
 
 def encode_zstd(tensor: RawTensor) -> bytes:
-    return compress(tensor.little_endian())
+    return compress(tensor.bits.astype(tensor.bits.dtype.newbyteorder("<"), copy=False))
 
 
-def compress(data: bytes, level: int | None = None) -> bytes:
+def compress(data: bytes | np.ndarray, level: int | None = None) -> bytes:
     """One zstd frame; ``level`` follows from the size unless it is given."""
+    size = data.nbytes if isinstance(data, np.ndarray) else len(data)
     if level is None:
-        level = _ZSTD_LEVEL if len(data) <= _LARGE_BYTES else _ZSTD_LEVEL_LARGE
-    return zstandard.ZstdCompressor(level=level, write_content_size=False).compress(data)
+        level = _ZSTD_LEVEL if size <= _LARGE_BYTES else _ZSTD_LEVEL_LARGE
+    frame: bytes = _zstandard().ZstdCompressor(level=level, write_content_size=False).compress(data)
+    return frame
 
 
-def decode_zstd(data: bytes, dtype: str, count: int, what: str) -> Bits:
+def decode_zstd(data: bytes | memoryview, dtype: str, count: int, what: str) -> Bits:
     """(count,) bit patterns; never holds more than them, whatever the frame claims.
 
     Raises:
         FormatError: when the frame is damaged or holds another number of bytes.
+        ConfigError: without the package zstandard.
     """
-    size, out = count * DTYPES[dtype], bytearray()
+    size = count * DTYPES[dtype]
+    if size > _BLOCK_BYTES // 4 * len(data):
+        raise FormatError(f"{what}: zstd frame does not hold {size} bytes")
+    items = np.empty(count, bits_dtype(dtype).newbyteorder("<"))
+    decode_zstd_into(data, items.view(np.uint8), what)
+    return items.astype(bits_dtype(dtype), copy=False)
+
+
+def decode_zstd_into(
+    data: bytes | memoryview, out: np.ndarray, what: str, whole: bool = True
+) -> None:
+    """Fill ``out``, uint8 of any stride; raises as `decode_zstd` does.
+
+    Args:
+        whole: the frame holds no more bytes; else what follows is not looked at.
+    """
+    zstandard = _zstandard()
+    at = 0
     try:
         frame = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).decompressobj()
-        for start in range(0, len(data), _CHUNK_BYTES):
-            out += frame.decompress(data[start : start + _CHUNK_BYTES])
-            if len(out) > size:
+        for start, end in _blocks(data, zstandard):
+            part = np.frombuffer(frame.decompress(data[start:end]), np.uint8)
+            kept = part[: len(out) - at]
+            out[at : at + len(kept)] = kept
+            at += len(part)
+            if at > len(out) or (at == len(out) and not whole):
                 break
     except zstandard.ZstdError as error:
         raise FormatError(f"{what}: {error}") from error
-    if len(out) != size or not frame.eof or frame.unused_data:
-        raise FormatError(f"{what}: zstd frame does not hold {size} bytes")
-    return bits_from_bytes(out, dtype)
+    if at < len(out) or (whole and (at > len(out) or not frame.eof or frame.unused_data)):
+        raise FormatError(f"{what}: zstd frame does not hold {len(out)} bytes")
+
+
+def _blocks(data: bytes | memoryview, zstandard: ModuleType) -> Iterator[tuple[int, int]]:
+    """Where parts of ``data`` start and end that hold few blocks of a frame, as these say it."""
+    start, at = 0, zstandard.frame_header_size(data)
+    while at < len(data):
+        head = int.from_bytes(data[at : at + 3], "little")
+        at += 3 + (1 if head >> 1 & 3 == 1 else head >> 3)  # one byte that is repeated, or so many
+        if at - start >= _FED_BYTES or head & 1:
+            yield start, at
+            start = at
+        if head & 1:
+            break
+    if start < len(data):
+        yield start, len(data)  # a checksum, or what does not belong there
+
+
+def _zstandard() -> ModuleType:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise ConfigError(
+            "floats, and integers of many values, are coded with the package zstandard, which is "
+            "not installed: pip install zstandard"
+        ) from error
+    return zstandard
 
 
 def encode_half(tensor: RawTensor) -> bytes | None:
@@ -51,13 +103,16 @@ def encode_half(tensor: RawTensor) -> bytes | None:
     if tensor.dtype != "float32":
         return None
     values = tensor.bits.view(np.float32)
-    if np.isnan(values).any():  # what a conversion makes of their bits depends on the machine
-        return None
-    with np.errstate(over="ignore"):
-        half = values.astype("<f2")
-    if not np.array_equal(half.astype(np.float32).view(np.uint32), tensor.bits):
-        return None
-    return half.tobytes()
+    halves = np.empty(len(values), "<f2")
+    for start in range(0, len(values), _HALF_ITEMS):
+        part, half = values[start : start + _HALF_ITEMS], halves[start : start + _HALF_ITEMS]
+        if np.isnan(part).any():  # what a conversion makes of their bits depends on the machine
+            return None
+        with np.errstate(over="ignore"):
+            half[:] = part
+        if not np.array_equal(half.astype(np.float32).view(np.uint32), part.view(np.uint32)):
+            return None
+    return halves.tobytes()
 
 
 def decode_half(data: bytes, what: str) -> Bits:

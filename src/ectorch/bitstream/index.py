@@ -12,17 +12,20 @@ from ectorch.bitstream.tensor import DTYPES
 from ectorch.bitstream.wire import Cursor, varint
 from ectorch.errors import FormatError
 
-_MAX_DIMENSIONS = 64
+DEFAULT_MAX_DECODED_BYTES = 1 << 32
+ENTRY_BYTES = 1 << 10  # about what a tensor takes beside its items and its name, or a pair of texts
+FREE_BYTES = 1 << 24  # of index and of payloads, whatever the limit
+MAX_DIMENSIONS = 64
 _OWN_BLOCK_BYTES = 4096  # a payload of this size or more gets a block of its own
 _MAX_SHARED_BLOCK_BYTES = 1 << 16
 _FULL = _MAX_SHARED_BLOCK_BYTES + 1  # has no room, not even for an empty payload
-_MAX_ARRAY_BYTES = 1 << 59  # NumPy runs out of memory here; of sizes past it, it raises ValueError
+MAX_ARRAY_BYTES = 1 << 59  # NumPy runs out of memory here; of sizes past it, it raises ValueError
 _DTYPE_NAMES = tuple(DTYPES)
 _CODINGS = frozenset(map(int, Coding))
 _NEW_BLOCK = 0x80
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One tensor of the index.
 
@@ -90,30 +93,53 @@ def decode_header(
     """Metadata, entries by name, and the payload bytes of each block.
 
     Raises:
-        FormatError: on anything that `encode_header` would not write, or tensors that take more
-            than ``max_decoded_bytes``.
+        FormatError: on anything that `encode_header` would not write, or what takes more than
+            ``max_decoded_bytes``, as `Reader` counts.
     """
-    metadata = _decode_metadata(cursor)
+    decoded = Room(f"{cursor.what}: tensors and names", max_decoded_bytes)
+    index = Room(f"{cursor.what}: index", max_decoded_bytes, FREE_BYTES)
+    payloads = Room(f"{cursor.what}: payloads", max_decoded_bytes, FREE_BYTES)
+    index.take(cursor.remaining)
+    metadata = _decode_metadata(cursor, index)
     before: list[Entry] = []
     block_sizes: list[int] = []
-    left = min(max_decoded_bytes, _MAX_ARRAY_BYTES)
-    for _ in range(_count(cursor)):
+    count = _count(cursor)
+    index.take(count * ENTRY_BYTES)
+    for _ in range(count):
         last = before[-1].name if before else ""
         name = decode_name(cursor, last)
         if before and name.encode() <= last.encode():
             raise FormatError(f"{cursor.what}: {name!r} does not sort after {last!r}")
+        decoded.take(len(name) if name.isascii() else 4 * len(name))
         entry = _decode_entry(cursor, name, before, block_sizes)
-        items = math.prod(max(size, 1) for size in entry.shape)
-        left -= items * DTYPES[entry.dtype] + len(name)
-        if left < 0:
-            raise FormatError(
-                f"{cursor.what}: up to {name} tensors and names take more than max_decoded_bytes="
-                f"{max_decoded_bytes}; raise it if you trust the file"
-            )
+        decoded.take(counted_bytes(entry.dtype, entry.shape))
+        payloads.take(entry.size_bytes)
         before.append(entry)
     if cursor.remaining:
         raise FormatError(f"{cursor.what}: {cursor.remaining} bytes after the last tensor")
     return metadata, {entry.name: entry for entry in before}, block_sizes
+
+
+def counted_bytes(dtype: str, shape: Sequence[int]) -> int:
+    """Bytes of a tensor as its reader counts them: a dimension of size 0 as one of 1."""
+    return math.prod(max(size, 1) for size in shape) * DTYPES[dtype]
+
+
+class Room:
+    """What may still be taken of ``max_decoded_bytes``, or of ``free`` if that is more."""
+
+    def __init__(self, what: str, max_decoded_bytes: int, free: int = 0) -> None:
+        self._what, self._limit = what, max_decoded_bytes
+        self._left = min(max(max_decoded_bytes, free), MAX_ARRAY_BYTES)
+
+    def take(self, count: int) -> None:
+        """Raises: FormatError, when there is less."""
+        self._left -= count
+        if self._left < 0:
+            raise FormatError(
+                f"{self._what} take more than max_decoded_bytes={self._limit}; raise it if you "
+                "trust the file"
+            )
 
 
 def _decode_entry(
@@ -132,7 +158,7 @@ def _decode_entry(
             raise FormatError(f"{cursor.what}: {name} is an alias of the alias {source.name}")
         return Entry(name, source.dtype, source.shape, Coding.ALIAS, 0, alias_of=source.name)
     dimensions = cursor.varint()
-    if dimensions > _MAX_DIMENSIONS:
+    if dimensions > MAX_DIMENSIONS:
         raise FormatError(f"{cursor.what}: {name} has {dimensions} dimensions")
     shape = tuple(cursor.varint() for _ in range(dimensions))
     size = cursor.varint()
@@ -146,11 +172,13 @@ def _decode_entry(
     return Entry(name, _DTYPE_NAMES[code], shape, Coding(coding), size, block, offset)
 
 
-def _decode_metadata(cursor: Cursor) -> dict[str, str]:
+def _decode_metadata(cursor: Cursor, index: Room) -> dict[str, str]:
+    count = _count(cursor)
+    index.take(count * ENTRY_BYTES)
     try:
         pairs = [
             (cursor.take(cursor.varint()).decode(), cursor.take(cursor.varint()).decode())
-            for _ in range(_count(cursor))
+            for _ in range(count)
         ]
     except UnicodeDecodeError as error:
         raise FormatError(f"{cursor.what}: metadata is no UTF-8") from error

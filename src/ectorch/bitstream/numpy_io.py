@@ -23,10 +23,11 @@ def load_file(
             ``max_decoded_bytes``.
     """
     with Reader(path, max_decoded_bytes) as reader:
-        return {name: _array(tensor) for name, tensor in reader.read_all().items()}
+        return {name: to_array(tensor) for name, tensor in reader.read_all().items()}
 
 
-def _array(tensor: RawTensor) -> np.ndarray:
+def to_array(tensor: RawTensor) -> np.ndarray:
+    """The values of one tensor, as `load_file` gives them."""
     bits: np.ndarray = tensor.bits
     if tensor.dtype == "bfloat16":
         bits = (bits.astype(np.uint32) << 16).view(np.float32)

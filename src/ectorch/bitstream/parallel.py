@@ -8,37 +8,59 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+from ectorch.bitstream import native
+from ectorch.errors import ConfigError
+
 Map = Callable[..., Iterable[Any]]  # the builtin, or `Workers.map`
 _Result = TypeVar("_Result")
+
+
+def check_threads(threads: int | None) -> int | None:
+    """``threads``, if that is a number of them.
+
+    Raises:
+        ConfigError: else.
+    """
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise ConfigError(f"threads is {threads!r}, expected a whole number from 1 on, or None")
+    return threads
+
+
+def done(result: _Result) -> Future[_Result]:
+    """What is there already."""
+    future: Future[_Result] = Future()
+    future.set_result(result)
+    return future
 
 
 class Workers:
     """``threads`` of them (all cores if None), begun when first needed.
 
-    Tasks start in the order they came, so that one may wait for an earlier one.
+    Tasks start in the order they came, so that one may wait for an earlier one. An exception
+    that leaves the block, Ctrl-C's too, stops what the compiled coders do.
     """
 
     def __init__(self, threads: int | None) -> None:
-        self.threads = (os.cpu_count() or 1) if threads is None else threads
-        if self.threads < 1:
-            raise ValueError(f"threads is {threads}, expected 1 or more")
+        self.threads = check_threads(threads) or os.cpu_count() or 1
         self._pool: ThreadPoolExecutor | None = None
+        self._stop = native.module.Stop() if native.module is not None else None
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._stop is not None and error[0] is not None:
+            self._stop.set()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
     def submit(self, work: Callable[[], _Result]) -> Future[_Result]:
         """Start ``work``; with one thread, do it."""
         if self.threads == 1:
-            done: Future[_Result] = Future()
-            done.set_result(work())
-            return done
+            return done(work())
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.threads)
+            watch = None if self._stop is None else self._stop.watch
+            self._pool = ThreadPoolExecutor(self.threads, initializer=watch)
         return self._pool.submit(work)
 
     def map(self, work: Callable[[Any], _Result], items: Iterable[Any]) -> list[_Result]:

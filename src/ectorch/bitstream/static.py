@@ -16,6 +16,7 @@ from ectorch.errors import FormatError
 
 _SCALE_FIELD_BITS = 5
 _CLASS_FIELD_BITS = 5  # bit length of a frequency, 0 to 24
+_COUNTED_ITEMS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,14 @@ def estimate_bits(counts: np.ndarray) -> float:
     return float(PricedTables(counts).bits.min()) if np.count_nonzero(counts) > 1 else 0.0
 
 
+def count(symbols: np.ndarray, levels: int) -> np.ndarray:
+    """(levels,) int64: how often each level occurs; by blocks, as NumPy widens what it counts."""
+    total = np.zeros(levels, np.int64)
+    for start in range(0, len(symbols), _COUNTED_ITEMS):
+        total += np.bincount(symbols[start : start + _COUNTED_ITEMS], minlength=levels)
+    return total
+
+
 def encode(symbols: np.ndarray, levels: int) -> bytes:
     """Code (n,) integer symbols in ``[0, levels)``, all of which are in use at both ends.
 
@@ -110,7 +119,7 @@ def encode(symbols: np.ndarray, levels: int) -> bytes:
     """
     if levels == 1:
         return b""
-    table = best_table(np.bincount(symbols, minlength=levels))
+    table = best_table(count(symbols, levels))
     native = compiled(len(symbols))
     if native is not None:
         frequencies = np.array(table.frequencies, np.uint32)
@@ -134,20 +143,29 @@ def decode(data: bytes, count: int, levels: int, what: str) -> np.ndarray:
         if data:
             raise FormatError(f"{what}: {len(data)} bytes follow a codebook of one level")
         return np.broadcast_to(np.intp(0), (count,))
-    native = compiled(count)
+    out = np.empty(count, np.uint16)
+    decode_into(data, out, levels, what)
+    return out
+
+
+def decode_into(data: bytes, out: np.ndarray, levels: int, what: str, whole: bool = True) -> None:
+    """Fill ``out``, uint8 or uint16, contiguous, as `decode` does; two levels at least.
+
+    Args:
+        whole: the stream holds no more symbols.
+    """
+    native = compiled(len(out))
     if native is not None:
-        out = np.empty(count, np.uint16)
         try:
-            native.static_decode(data, out, levels)
+            native.static_decode(data, out, levels, whole)
         except native.DamagedStream as error:
             raise FormatError(f"{what}: {error}") from error
-        return out
+        return
     coder = RangeDecoder(data, what)
     table = _decode_table(coder, levels, what)
-    symbols = coder.decode_symbols(count, table.frequencies, table.scale_bits)
-    if not coder.exhausted:
+    out[:] = coder.decode_symbols(len(out), table.frequencies, table.scale_bits)
+    if whole and not coder.exhausted:
         raise FormatError(f"{what}: bytes left after the last symbol")
-    return np.frombuffer(symbols, np.uint16)
 
 
 class StaticStream:
@@ -162,7 +180,7 @@ class StaticStream:
 
     def decode_into(self, index: int, out: np.ndarray) -> None:
         """Fill ``out``, uint16."""
-        out[:] = decode(self._data, len(out), self._levels, self._what)
+        decode_into(self._data, out, self._levels, self._what)
 
 
 def _scaled(counts: np.ndarray, scales: np.ndarray) -> np.ndarray:

@@ -12,13 +12,16 @@ import numpy as np
 import safetensors.torch
 import torch
 import zstandard
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ectorch.bitstream import write_atomic
+from ectorch.errors import DataError
 from ectorch.experiments import data as data_sets
 from ectorch.experiments.data import Split
 from ectorch.experiments.evaluation import evaluate
 from ectorch.experiments.networks import NETWORKS
+from ectorch.experiments.record import Baseline, inside, read_records
 
 BASELINES_FILE = "baselines.json"
 Task = tuple[str, str, str]  # network, data, and what images an error is of
@@ -36,11 +39,17 @@ def add_baselines(folder: Path, task: Task, recipe: Mapping[str, Any], path: Pat
     """Measure the float network in ``path`` on what runs of ``recipe`` are evaluated on; keep it.
 
     Raises:
-        DataError: when the images cannot be had.
+        DataError: when the images cannot be had, or the file does not hold that network.
     """
     network, data, on = task
+    if network not in NETWORKS:
+        raise DataError(f"{path}: network {network!r} is unknown, known: {', '.join(NETWORKS)}")
     shared = {"network": network, "data": data, "on": on}
-    rows = [shared | row for row in measure(network, path, unseen_images(recipe))]
+    unseen = unseen_images({"data": data, "holdout": 0, **recipe})
+    try:
+        rows = [shared | row for row in measure(network, path, unseen)]
+    except (RuntimeError, SafetensorError) as error:
+        raise DataError(f"{path}: {error}") from error
     text = json.dumps(_all(folder) + rows, indent=2) + "\n"
     write_atomic(folder / BASELINES_FILE, text.encode())
 
@@ -74,9 +83,8 @@ def unseen_images(recipe: Mapping[str, Any]) -> Split:
 
 
 def _all(folder: Path) -> list[dict[str, Any]]:
-    path = folder / BASELINES_FILE
-    rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-    return rows
+    path = inside(folder, folder / BASELINES_FILE)
+    return read_records(path, Baseline) if path.exists() else []
 
 
 def _stored(floats: _Tensors) -> Iterator[tuple[str, int, dict[str, Tensor]]]:

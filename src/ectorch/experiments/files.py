@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ectorch.bitstream import Reader
@@ -41,8 +44,26 @@ def asked_for(key: str, path: Path) -> Iterator[None]:
     """Whatever hinders the reading of a file, as a `RecipeError` that names it and its key."""
     try:
         yield
-    except (OSError, EctorchError, RuntimeError, safetensors.SafetensorError) as error:
+    except (OSError, EctorchError, RuntimeError, ValueError, SafetensorError) as error:
         raise RecipeError(f"{key}: {path}: {' '.join(str(error).split())}") from error
+
+
+def load_checkpoint(path: Path) -> Any:
+    """What ``torch.save`` wrote into ``path``: tensors, numbers, strings and containers of these.
+
+    Raises:
+        FormatError: when it is damaged, or holds anything else.
+        OSError: when it cannot be read.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a pickle that is none may end in any of them
+        raise FormatError(
+            f"{path}: no checkpoint of tensors, numbers and strings only "
+            f"({type(error).__name__}), or it is damaged"
+        ) from error
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -50,7 +71,7 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with Reader(path) as reader:
             return {entry.name: entry.shape for entry in reader}
     try:
-        with safetensors.safe_open(path, "pt") as file:
+        with safe_open(path, "pt") as file:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
+    except SafetensorError as error:
         raise FormatError(f"{path}: {error}") from error

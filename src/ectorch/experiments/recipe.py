@@ -17,14 +17,17 @@ from ectorch.experiments.augment import Augment
 from ectorch.experiments.data import DATA_SETS
 from ectorch.experiments.distill import Distill
 from ectorch.experiments.networks import NETWORKS
+from ectorch.experiments.record import first_error
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-_STRICT = ConfigDict(extra="forbid", strict=True)  # as JSON: a table may be a dataclass
-_Count = Annotated[int, Field(ge=0)]
+# as JSON: a table may be a dataclass
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+_Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+_Name = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # of a file
 _Positive = Annotated[float, Field(gt=0)]
 _Bytes = Annotated[int, BeforeValidator(lambda value: int(_parse_bytes(value))), Field(gt=0)]
 _parse_bytes = TypeAdapter(ByteSize).validate_python
@@ -119,7 +122,7 @@ class Recipe:
     """
 
     __pydantic_config__ = _STRICT
-    name: str
+    name: _Name
     network: str
     data: str
     pretrain: Stage
@@ -129,13 +132,13 @@ class Recipe:
     augment: Augment = field(default_factory=Augment)
     distill: Distill = field(default_factory=Distill)
     seed: _Count = 0
-    start: str = ""
+    start: _Name = ""
     target_size: _Bytes | None = None
     target_ratio: _Positive | None = None
     target_bits_per_weight: _Positive | None = None
     target_error: _Positive | None = None
-    norm_levels: Annotated[int, Field(ge=3)] = 129
-    threads: Annotated[int, Field(ge=1)] = 2
+    norm_levels: Annotated[int, Field(ge=3, lt=1 << 16)] = 129
+    threads: Annotated[int, Field(ge=1, le=1024)] = 2
     precision: Literal["float32", "bfloat16"] = "float32"
     holdout: _Count = 0
 
@@ -155,8 +158,10 @@ def read_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
         RecipeError: naming the file and the key.
     """
     try:
-        table = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = tomllib.loads(path.read_text("utf-8-sig"))
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: {error}") from error
     try:
         for key, value in (changes or {}).items():
@@ -164,6 +169,8 @@ def read_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
             inner = table
             for parent in parents:
                 inner = inner.setdefault(parent, {})
+                if not isinstance(inner, dict):
+                    raise RecipeError(f"{parent}: expected a table")
             inner[last] = value
         return parse_recipe(table)
     except RecipeError as error:
@@ -179,10 +186,7 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
     try:
         recipe = TypeAdapter(Recipe).validate_json(json.dumps(table, default=str))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        unknown = first["type"] == "unexpected_keyword_argument"
-        raise RecipeError(f"{key}: {'unknown key' if unknown else first['msg']}") from error
+        raise RecipeError(first_error(error)) from error
     for key, value, known in (
         ("network", recipe.network, tuple(NETWORKS)),
         ("data", recipe.data, DATA_SETS),

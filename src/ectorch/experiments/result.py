@@ -15,10 +15,12 @@ from torch import Tensor, nn
 import ectorch
 from ectorch.bitstream import write_atomic
 from ectorch.errors import MismatchError, RecipeError, TrainingError
+from ectorch.experiments.collapse import collapse
 from ectorch.experiments.data import Split
 from ectorch.experiments.evaluation import autocast, evaluate
 from ectorch.experiments.networks import NETWORKS
 from ectorch.experiments.recipe import Recipe, parse_recipe
+from ectorch.experiments.record import Finished, read_record
 from ectorch.storage import load_model, save_file
 
 MODEL_FILE = "model.ect"
@@ -58,7 +60,7 @@ def finished(recipe: Recipe, out: Path) -> dict[str, Any] | None:
     path = out / RESULT_FILE
     if not path.exists():
         return None
-    result: dict[str, Any] = json.loads(path.read_text())
+    result = read_record(path, Finished)
     check_same_recipe(result["recipe"], recipe, out)
     return result
 
@@ -96,6 +98,7 @@ def finish(
     with autocast(recipe.precision):  # of many images, and no decision hangs on a last bit
         labels_bits = evaluate(decoded, training_images).label_bits
     tensors = model.state_dict().values()
+    classes = len(set(unseen.labels.tolist()))
     parameters = sum(t.numel() for t in tensors)
     file_bytes = path.stat().st_size
     result = {
@@ -109,6 +112,7 @@ def finish(
         "ratio": 4 * parameters / file_bytes,
         "float_error_percent": evaluate(before, unseen).error_percent,
         "decoded_error_percent": test.error_percent,
+        "warning": collapse(model.state_dict(), test.error_percent, classes),
         "nonzeros": sum(int(t.count_nonzero()) for t in tensors),
         "parameters": parameters,
         "estimate_bytes": estimate_bytes,

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ectorch.bitstream import write_atomic
 from ectorch.errors import RecipeError
+from ectorch.experiments.progress import Progress
 from ectorch.experiments.recipe import Recipe
 from ectorch.experiments.result import FLOAT_FILE, LOG_FILE, MODEL_FILE, RESULT_FILE
 from ectorch.experiments.sweep import point_recipe
-from ectorch.experiments.training import Progress, train
+from ectorch.experiments.training import train
 
 _FIRST = 1 / 8  # of the recipe's alpha
 _FACTOR = 2.0  # of alpha from one point to the next
@@ -53,8 +55,10 @@ def smallest(
         tried += 1
         folder = out / f"point-{tried}"
         start = str(best[0] / MODEL_FILE) if best else ""
+        float_file = best[0] / FLOAT_FILE if best else None
         chosen = point_recipe(plain, alpha, start)
-        result = train(chosen, folder, lambda p: on_progress(folder.name, p), should_stop)
+        show = partial(on_progress, folder.name)
+        result = train(chosen, folder, show, should_stop, float_file)
         good: bool = result["decoded_error_percent"] <= limit
         if good and (best is None or result["file_bytes"] < best[1]["file_bytes"]):
             best = folder, result
@@ -78,5 +82,5 @@ def smallest(
         alpha = alpha * factor if good else alpha / factor
         good = is_good(alpha)
     for name in (MODEL_FILE, RESULT_FILE, LOG_FILE, FLOAT_FILE):
-        shutil.copy(best[0] / name, out / name)
+        write_atomic(out / name, (best[0] / name).read_bytes())
     return best[1]

@@ -6,14 +6,16 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ectorch.bitstream import write_atomic
 from ectorch.errors import ConfigError
+from ectorch.experiments.progress import Progress
 from ectorch.experiments.recipe import Recipe
-from ectorch.experiments.result import MODEL_FILE
-from ectorch.experiments.training import Progress, train
+from ectorch.experiments.result import FLOAT_FILE, MODEL_FILE
+from ectorch.experiments.training import train
 
 SWEEP_FILE = "sweep.json"
 _SHARE = 0.25  # of the recipe's constrained epochs, for each point but the first
@@ -40,16 +42,17 @@ def sweep(
         ConfigError: for fewer than two points, a span of 1 or less, or a recipe with a target.
         TrainingError, DataError, RecipeError, Interrupted: as `train`.
     """
-    if points < 2 or span <= 1:
+    if points < 2 or not 1 < span < math.inf:
         raise ConfigError(f"{points} points that span {span}: expected 2 and more than 1 at least")
     results: list[dict[str, Any]] = []
-    start = ""
+    start, float_file = "", None
     for at in range(points):
         alpha = recipe.constrain.alpha * span ** (at / (points - 1) - 0.5)
         name = f"point-{at + 1}"
         chosen = point_recipe(recipe, alpha, start)
-        result = train(chosen, out / name, lambda p, name=name: on_progress(name, p), should_stop)  # type: ignore[misc]
-        start = str(out / name / MODEL_FILE)
+        show = partial(on_progress, name)
+        result = train(chosen, out / name, show, should_stop, float_file)
+        start, float_file = str(out / name / MODEL_FILE), out / name / FLOAT_FILE
         results.append({"point": name, "alpha": alpha} | result)
         write_atomic(out / SWEEP_FILE, (json.dumps(results, indent=2) + "\n").encode())
     return results

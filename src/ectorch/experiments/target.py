@@ -14,8 +14,8 @@ from ectorch.control import SizeControl
 from ectorch.errors import ConfigError, RecipeError
 from ectorch.experiments.recipe import Recipe
 from ectorch.fit import asked_bytes, check_reachable, fit_size, size_range
+from ectorch.measure import SizeMeter
 from ectorch.network import prepare
-from ectorch.storage import SizeMeter
 
 _OBSERVATIONS = 200  # of the size, in a training
 _LEAST_STEPS = 4  # from one to the next
@@ -67,12 +67,12 @@ class SizeTarget:
             return prepare(copy.deepcopy(model), replace(config, reach=reach))
 
         finest = (config.levels - 1) / 2
-        start = SizeMeter()(at(finest)).total
+        start = SizeMeter(self._meter.finalize)(at(finest)).total
         if not config.keep_grid:
             self._check(start)
         reach = min(config.reach, finest)
-        if SizeMeter()(at(reach)).total < self.bytes / _GROWTH:
-            while SizeMeter()(at(reach)).total < min(self.bytes, start):
+        if SizeMeter(self._meter.finalize)(at(reach)).total < self.bytes / _GROWTH:
+            while SizeMeter(self._meter.finalize)(at(reach)).total < min(self.bytes, start):
                 reach = min(reach * _FINER, finest)
         return replace(config, reach=reach)
 

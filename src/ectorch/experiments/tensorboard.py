@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import TracebackType
 
-from ectorch.experiments.training import Progress
+from ectorch.experiments.progress import Progress
 
 
 class TensorBoard:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,71 +17,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ectorch.bitstream import write_atomic
 from ectorch.control import ramp
-from ectorch.errors import DivergedError, RecipeError, TrainingError
+from ectorch.errors import DivergedError, FormatError, RecipeError, TrainingError
 from ectorch.experiments import data as data_sets
 from ectorch.experiments.augment import augment
+from ectorch.experiments.collapse import collapse
 from ectorch.experiments.data import DataSet, Split
 from ectorch.experiments.distill import Teacher
 from ectorch.experiments.evaluation import autocast, channels_last, evaluate, pixels
-from ectorch.experiments.files import asked_for, load_into
+from ectorch.experiments.files import asked_for, load_checkpoint, load_into
 from ectorch.experiments.networks import NETWORKS, check_images, expected_network
+from ectorch.experiments.progress import Interrupted, Progress
 from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
 from ectorch.experiments.result import FLOAT_FILE, check_same_recipe, finish, finished
 from ectorch.experiments.target import SizeTarget, target_bytes
+from ectorch.finalizing import finalize
+from ectorch.measure import SizeMeter
 from ectorch.network import (
     convert,
-    finalize,
+    discrete_state_dict,
     freeze_symbols,
     param_groups,
     penalty,
     prepare,
 )
 from ectorch.norms import restore_norms
-from ectorch.storage import SizeMeter
 from ectorch.units import fit_shapes, remove_dead_units
 
 STAGES = ("pretrain", "reduce", "constrain", "finetune")
 _CHECKPOINT_SECONDS = 60.0
 _MONITORED = 5000  # training images that stand in where none are held out
 _MEASURED = 5000  # training images that tell the statistics of batch norms
-
-
-class Interrupted(Exception):  # noqa: N818 - nothing went wrong
-    """The caller asked to stop; a checkpoint of this very step is on disk."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where the training stands; the measurements are of the end of the last epoch.
-
-    Attributes:
-        loss: mean of the epoch so far, nats, without the penalty.
-        error_percent: of the hard network on held-out images (``held_out``), or else on training
-            images; None before the first epoch has ended.
-        size_bytes: what the file would take now; None while the network is float.
-        tensor_bytes: what each tensor takes of it, by name.
-        alpha: of the last step; None while the network is float.
-        gap_percent: error of the soft network (expected weights) minus that of the hard one.
-    """
-
-    stage: str
-    step: int
-    steps: int
-    epoch: int
-    epochs: int
-    loss: float
-    held_out: bool
-    error_percent: float | None = None
-    size_bytes: float | None = None
-    gap_percent: float | None = None
-    alpha: float | None = None
-    tensor_bytes: Mapping[str, int] | None = None
-
-    @property
-    def ends_epoch(self) -> bool:
-        """Whether what is measured is of this very step."""
-        return self.step * self.epochs % self.steps == 0
 
 
 @dataclass
@@ -100,11 +69,16 @@ def train(
     out: Path,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
+    float_file: Path | None = None,
 ) -> dict[str, Any]:
     """Run a recipe, or go on where its checkpoint in ``out`` stands.
 
     Writes ``model.ect``, ``result.json``, ``log.jsonl``, ``float.safetensors`` (the network before
     the constraint) and while running ``checkpoint.pt`` into ``out``.
+
+    Args:
+        float_file: the float network that the file is compared with, where ``recipe.start`` is none
+            but what an earlier run made of it; ``float.safetensors`` becomes a copy.
 
     Returns:
         what ``result.json`` holds.
@@ -128,7 +102,7 @@ def train(
     data = data_sets.load(recipe.data)
     check_images(recipe.network, data.name, data.train.images)
     out.mkdir(parents=True, exist_ok=True)
-    run = _Run(recipe, data, out, on_progress, should_stop)
+    run = _Run(recipe, data, out, on_progress, should_stop, float_file)
     run.go()
     unseen = run.monitored if run.held_out else data.test
     result = finish(
@@ -155,8 +129,9 @@ class _Run:
         out: Path,
         on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
+        float_file: Path | None,
     ) -> None:
-        self.recipe, self.data, self.out = recipe, data, out
+        self.recipe, self.data, self.out, self.float_file = recipe, data, out, float_file
         self.on_progress, self.should_stop = on_progress, should_stop
         held_out = Split(data.train.images[:0], data.train.labels[:0])
         self.images = data.train
@@ -172,7 +147,8 @@ class _Run:
         self.teacher: Teacher | None = None
         if recipe.distill.teacher:
             self.teacher = Teacher(recipe.distill, recipe.precision, data)
-        self.meter = SizeMeter(threads=recipe.threads)
+        final = partial(finalize, norm_levels=recipe.norm_levels, forward_only=True)
+        self.meter = SizeMeter(final, recipe.threads)
         self.target: SizeTarget | None = None
         if target_bytes(recipe, self.model):
             steps = recipe.constrain.epochs * (len(self.images) // recipe.constrain.batch)
@@ -198,7 +174,7 @@ class _Run:
         while self.state.stage < len(STAGES):
             if self.optimizer is None:
                 if STAGES[self.state.stage] == "reduce":
-                    safetensors.torch.save_file(self.model.state_dict(), self.out / FLOAT_FILE)
+                    self._keep_float()
                 self._reshape()
                 self.optimizer = self._make_optimizer()
             self._train_stage()
@@ -210,9 +186,16 @@ class _Run:
             self.target.fit(self.model, None, self._finalize)
         self._finalize(self.model)
 
+    def _keep_float(self) -> None:
+        if self.float_file:
+            data = self.float_file.read_bytes()
+        else:
+            data = safetensors.torch.save(self.model.state_dict())
+        write_atomic(self.out / FLOAT_FILE, data)
+
     def _finalize(self, model: nn.Module) -> nn.Module:
         # statistics that batch norms gathered from noisy weights are wrong for the hard ones
-        return finalize(model, [self.measured], self.recipe.norm_levels)
+        return self.meter.finalize(model, [self.measured])
 
     def _reshape(self, restoring: bool = False) -> None:
         """Turn the network into what the present stage trains; ``restoring``: values come later."""
@@ -224,7 +207,7 @@ class _Run:
                 config = self.target.with_room(self.model, config)
             prepare(self.model, config)
             if self.recipe.start and stage.remove_dead and not restoring:
-                remove_dead_units(self.model)
+                remove_dead_units(self.model, forward_only=True)
         elif STAGES[self.state.stage] == "finetune" and stage.epochs:
             freeze_symbols(self.model)
 
@@ -257,7 +240,7 @@ class _Run:
                     and stage.remove_dead
                     and epoch + 1 < stage.epochs
                 ):
-                    remove_dead_units(self.model, self.optimizer)
+                    remove_dead_units(self.model, self.optimizer, forward_only=True)
             self._report(epoch, stage.epochs * batches)
             if self.should_stop():
                 self._save()
@@ -331,6 +314,7 @@ class _Run:
             "tensor_bytes": size and size.tensors,
             "alpha": self.state.alpha if constrained else None,
             "gap_percent": gap,
+            "warning": collapse(discrete_state_dict(self.model)) if constrained else None,
         }
         self.state.epochs.append(record)
 
@@ -350,6 +334,7 @@ class _Run:
                 last.get("gap_percent"),
                 last.get("alpha"),
                 last.get("tensor_bytes"),
+                last.get("warning"),
             )
         )
 
@@ -359,8 +344,8 @@ class _Run:
 
     def _save(self) -> None:
         assert self.optimizer is not None
-        partial = self.checkpoint.with_suffix(".part")
         state = asdict(self.state) | {"seconds": self.seconds()}
+        buffer = io.BytesIO()
         torch.save(
             {
                 "recipe": self.recipe.as_dict(),
@@ -372,12 +357,15 @@ class _Run:
                 "meter": self.meter.state_dict(),
                 "control": self.target.control.state_dict() if self.target else {},
             },
-            partial,
+            buffer,
         )
-        partial.replace(self.checkpoint)
+        write_atomic(self.checkpoint, buffer.getvalue())
 
     def _restore(self) -> None:
-        saved = torch.load(self.checkpoint, weights_only=True)
+        try:
+            saved = load_checkpoint(self.checkpoint)
+        except FormatError as error:
+            raise TrainingError(f"{error}: delete it to begin anew") from error
         check_same_recipe(saved["recipe"], self.recipe, self.out)
         if saved["threads"] != torch.get_num_threads():
             raise TrainingError(f"{self.checkpoint} was made with {saved['threads']} threads")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ectorch.errors import DataError
+from ectorch.experiments.record import Epoch, Reported, Table, inside, read_lines, read_record
 from ectorch.experiments.result import FLOAT_FILE, LOG_FILE, MODEL_FILE, RESULT_FILE
 
 POINTS_FILE = "results.json"
@@ -64,7 +64,7 @@ class Point:
 
     def spread(self, key: str) -> float | None:
         """Standard deviation over the runs; None for one run."""
-        values = [run.result[key] for run in self.runs]
+        values = [float(run.result[key]) for run in self.runs]
         return statistics.stdev(values) if len(values) > 1 else None
 
 
@@ -75,12 +75,12 @@ def gather(folder: Path) -> list[Point]:
         DataError: when there is none, or a file is no result.
     """
     if (folder / RESULT_FILE).exists():
-        runs = [_run(folder, "")]
+        runs = [_run(folder, folder, "")]
     elif (folder / POINTS_FILE).exists():
         runs = _kept_runs(folder)
     else:
         paths = sorted(folder.glob(f"*/{RESULT_FILE}"), key=lambda path: _natural(str(path)))
-        runs = [_run(path.parent, path.parent.name) for path in paths]
+        runs = [_run(folder, path.parent, path.parent.name) for path in paths]
     if not runs:
         raise DataError(
             f"{folder}: neither {RESULT_FILE} nor {POINTS_FILE}, here or a folder below"
@@ -102,25 +102,28 @@ def front(points: Iterable[Point]) -> list[Point]:
     return best
 
 
-def _run(folder: Path, point: str) -> Run:
-    result = _json(folder / RESULT_FILE)
-    records = _records(folder / LOG_FILE)
-    alpha = {"alpha": records[-1]["alpha"] if records else result["recipe"]["constrain"]["alpha"]}
-    before = folder / FLOAT_FILE
+def _run(root: Path, folder: Path, point: str) -> Run:
+    result = read_record(inside(root, folder / RESULT_FILE), Reported)
+    records = _records(inside(root, folder / LOG_FILE))
+    told = [record["alpha"] for record in records if record["alpha"] is not None]
+    alpha = {"alpha": told[-1] if told else result["recipe"]["constrain"]["alpha"]}
+    before = inside(root, folder / FLOAT_FILE)
+    model = inside(root, folder / MODEL_FILE)
     kept = before if before.exists() else None
-    return Run(result["name"], point, alpha | result, folder / MODEL_FILE, records, kept)
+    return Run(result["name"], point, alpha | result, model, records, kept)
 
 
 def _kept_runs(folder: Path) -> list[Run]:
     """As `benchmarks/curve.py` keeps them."""
-    table = _json(folder / POINTS_FILE)
+    table = read_record(inside(folder, folder / POINTS_FILE), Table)
     shared = {key: table[key] for key in ("versions", "machine") if key in table}
     runs = []
     for point in table["points"]:
         ours = {key: point[key] for key in ("network", "data", "float_bytes", "alpha")} | shared
         for result in point["runs"]:
-            path = folder / f"{point['curve']}-{point['name']}-seed-{result['seed']}.ect"
-            records = _records(path.with_suffix(".jsonl"))
+            name = f"{point['curve']}-{point['name']}-seed-{result['seed']}"
+            path = inside(folder, folder / f"{name}.ect")
+            records = _records(inside(folder, folder / f"{name}.jsonl"))
             runs.append(Run(point["curve"], point["name"], ours | result, path, records))
     return runs
 
@@ -128,15 +131,7 @@ def _kept_runs(folder: Path) -> list[Run]:
 def _records(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    records = map(json.loads, path.read_text().splitlines())
-    return [record for record in records if "epoch" in record]
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from error
+    return [record for record in read_lines(path, Epoch) if record["epoch"] is not None]
 
 
 def _grouped(items: Iterable[_T], key: Callable[[_T], object]) -> list[list[_T]]:

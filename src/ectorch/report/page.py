@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
-import safetensors.numpy
 from markupsafe import Markup
 
-from ectorch.bitstream import Reader, load_file, write_atomic
+from ectorch.bitstream import Reader, write_atomic
+from ectorch.bitstream.index import Entry
 from ectorch.experiments.baselines import add_baselines, read_baselines
 from ectorch.report import figures
-from ectorch.report.gather import ERROR, Point, Run, front, tasks_of
+from ectorch.report.gather import ERROR, Point, front, tasks_of
+from ectorch.report.matrices import float_tensors, largest_matrices
+from ectorch.report.tables import Summary, summary
+from ectorch.report.text import as_markdown, printable
 
 _Row = dict[str, Any]
 COLUMNS = ("point", "alpha", "runs", "bytes", "ratio", "error, %", "float, %", "minutes")
@@ -32,7 +35,7 @@ def page(folder: Path, points: Sequence[Point]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     ).from_string((files("ectorch.report") / "page.html.jinja").read_text())
     return template.render(
-        title=f"Results in {folder.resolve().name}",
+        title=printable(f"Results in {folder.resolve().name}"),
         tasks=[_task(at, own, folder) for at, own in enumerate(tasks_of(points))],
         environment=_environment(points),
     )
@@ -42,11 +45,16 @@ def markdown(folder: Path, points: Sequence[Point]) -> str:
     """The tables of the page for a README."""
     parts = []
     for own in tasks_of(points):
-        parts += [f"### {_title(own)}", "", _as_markdown(COLUMNS, _point_rows(own)), ""]
+        parts += [
+            f"### {as_markdown(_title(own))}",
+            "",
+            _markdown_table(COLUMNS, _point_rows(own)),
+            "",
+        ]
         baselines = _baseline_rows(read_baselines(folder, own[0].task))
         if baselines:
-            parts += [_as_markdown(("stored as", "bytes", "ratio", "error, %"), baselines), ""]
-    return "\n".join([*parts, _environment(points), ""])
+            parts += [_markdown_table(("stored as", "bytes", "ratio", "error, %"), baselines), ""]
+    return "\n".join([*parts, as_markdown(_environment(points)), ""])
 
 
 def measure_baselines(folder: Path, points: Sequence[Point], say: Callable[[str], object]) -> None:
@@ -60,14 +68,14 @@ def measure_baselines(folder: Path, points: Sequence[Point], say: Callable[[str]
             add_baselines(folder, own[0].task, *kept[0])
 
 
-def _write_pictures(folder: Path, points: Sequence[Point], out: Path) -> str:
+def _write_pictures(form: str, folder: Path, points: Sequence[Point], out: Path) -> str:
     """A picture a task: of several, each has its number before the suffix."""
     tasks = tasks_of(points)
     paths = []
     for at, own in enumerate(tasks):
         name = out.name if len(tasks) == 1 else f"{out.stem}-{at + 1}{out.suffix}"
         baselines = read_baselines(folder, own[0].task)
-        figures.curve_picture("curve", own, baselines).save(out.with_name(name))
+        figures.curve_picture("curve", own, baselines).save(out.with_name(name), form)
         paths.append(str(out.with_name(name)))
     return ", ".join(paths)
 
@@ -85,8 +93,8 @@ def _write_text(
 WRITERS: dict[str, Callable[[Path, Sequence[Point], Path], str]] = {
     "html": _write_text(page),
     "md": _write_text(markdown),
-    "png": _write_pictures,
-    "svg": _write_pictures,
+    "png": partial(_write_pictures, "png"),
+    "svg": partial(_write_pictures, "svg"),
 }
 
 
@@ -106,7 +114,7 @@ def _task(at: int, points: Sequence[Point], folder: Path) -> dict[str, Any]:
 
 def _title(points: Sequence[Point]) -> str:
     network, data, images = points[0].task
-    return f"{network} on {data}, {images} error"
+    return printable(f"{network} on {data}, {images} error")
 
 
 def _point_rows(points: Sequence[Point]) -> list[_Row]:
@@ -143,50 +151,46 @@ def _baseline_rows(baselines: Sequence[Mapping[str, Any]]) -> list[_Row]:
 def _file(name: str, point: Point) -> dict[str, Any]:
     """What is worth a look in the file of a point's first run."""
     run = point.first
-    after = load_file(run.model)
-    largest = figures.largest_matrices(after)
     with Reader(run.model) as reader:
-        sizes = {entry.name: entry.size_bytes for entry in reader}
-        overhead = reader.overhead_bytes
-    shown = [
-        (
-            figures.size_picture(f"{name}-size", sizes | {"names, index, checksums": overhead}),
-            "Where the bytes are.",
-        ),
-        (
-            figures.map_picture(f"{name}-map", largest),
-            "Shares of nonzero weights; a row is an output, a column an input.",
-        ),
-        (
-            figures.histogram_picture(f"{name}-levels", largest, _before(run)),
-            "Weights at each codebook value"
-            + (", over those of the float network." if run.before else "."),
-        ),
-    ]
+        rows = [(e, summary(reader.read(e.name), e.size_bytes)) for e in reader]
+        rest = reader.overhead_bytes
+    sizes = {entry.name: own.size_bytes for entry, own in rows}
+    shown = [(figures.size_picture(f"{name}-size", sizes, rest), "Where the bytes are.")]
+    if largest := largest_matrices(run.model):
+        before = float_tensors(run.before, largest)
+        shown += [
+            (
+                figures.map_picture(f"{name}-map", largest),
+                "Shares of nonzero weights; a row is an output, a column an input.",
+            ),
+            (
+                figures.histogram_picture(f"{name}-levels", largest, before),
+                "Weights at each codebook value"
+                + (", over those of the float network." if before else "."),
+            ),
+        ]
     if run.log:
         shown.append((figures.training_picture(f"{name}-log", run.log), "While it trained."))
     size, error = run.result["file_bytes"], run.result[ERROR]
+    title = f"{point.name}, seed {run.result['seed']}: {size:,} bytes, {error:.2f} %"
     return {
-        "title": f"{point.name}, seed {run.result['seed']}: {size:,} bytes, {error:.2f} %",
+        "title": printable(title),
         "pictures": [
             {"svg": Markup(picture.svg()), "caption": caption} for picture, caption in shown
         ],
-        "tensors": [_tensor(tensor, values, sizes[tensor]) for tensor, values in after.items()],
+        "tensors": [_tensor(entry, own) for entry, own in rows],
     }
 
 
-def _before(run: Run) -> dict[str, np.ndarray]:
-    return safetensors.numpy.load_file(run.before) if run.before else {}
-
-
-def _tensor(name: str, values: np.ndarray, size: int) -> _Row:
+def _tensor(entry: Entry, own: Summary) -> _Row:
+    items = max(own.items, 1)
     return _row(
-        _cell(name),
-        _cell("x".join(map(str, values.shape)) or "()"),
-        _cell(len(np.unique(values)), ","),
-        _cell(100 * float(np.mean(values == 0)) if values.size else 0.0, ".1f"),
-        _cell(8 * size / max(values.size, 1), ".3f"),
-        _cell(size, ","),
+        _cell(entry.name),
+        _cell("x".join(map(str, entry.shape)) or "()"),
+        _cell(own.levels, ","),
+        _cell(100 * (own.items - own.nonzeros) / items, ".1f"),
+        _cell(8 * own.size_bytes / items, ".3f"),
+        _cell(own.size_bytes, ","),
     )
 
 
@@ -196,6 +200,8 @@ def _row(*cells: dict[str, Any]) -> _Row:
 
 def _cell(value: Any, form: str = "") -> dict[str, Any]:
     """A value, by which the table is sorted, and how it reads."""
+    if isinstance(value, str):
+        value = printable(value)
     return {"value": value, "text": format(value, form)}
 
 
@@ -206,9 +212,9 @@ def _spread(point: Point, key: str, form: str) -> dict[str, Any]:
     return cell
 
 
-def _as_markdown(columns: Iterable[str], rows: Iterable[_Row]) -> str:
+def _markdown_table(columns: Iterable[str], rows: Iterable[_Row]) -> str:
     lines = [list(columns), ["---" for _ in columns]]
-    lines += [[cell["text"] for cell in row["cells"]] for row in rows]
+    lines += [[as_markdown(cell["text"]) for cell in row["cells"]] for row in rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -217,9 +223,9 @@ def _environment(points: Sequence[Point]) -> str:
     said = dict[str, None]()
     for run in (run for point in points for run in point.runs):
         versions = run.result.get("versions", {})
-        machine = run.result.get("machine", {})
+        machine = run.result.get("machine")
         words = [f"{name} {version}" for name, version in versions.items()]
         if machine:
             words.append(f"{machine['processor']}, {machine['threads']} threads")
         said[", ".join(words)] = None
-    return "; ".join(filter(None, said)) or "not recorded"
+    return printable("; ".join(filter(None, said)) or "not recorded")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from ectorch.experiments.training import Progress
+from ectorch.experiments.progress import Progress
 
 
 @contextmanager
@@ -36,11 +36,17 @@ class Shower:
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
         self._tasks: dict[str, Any] = {}
+        self._warned = set[str]()
 
     def __call__(self, progress: Progress, point: str = "") -> None:
         """Show it; ``point``: of which of several trainings."""
         what = f"{point} {progress.stage}".strip()
         epoch = f"{progress.epoch}/{progress.epochs}"
+        if progress.warning and what not in self._warned:
+            self._warned.add(what)
+            self._bar.console.print(
+                f"warning {what}: {progress.warning}", markup=False, emoji=False
+            )
         if self._bar.disable:
             if progress.ends_epoch:
                 typer.echo(f"{what} epoch {epoch} {_measured(progress)}")

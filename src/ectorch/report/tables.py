@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from ectorch.bitstream import Reader
 from ectorch.bitstream.codings import Coding
+from ectorch.bitstream.tensor import RawTensor
+from ectorch.report.text import cell
 
 
 def result_table(result: dict[str, Any]) -> Table:
     """What `ectorch train` ends with. Every size is a file's, unless it says estimate."""
-    table = Table(title=f"{result['name']}, {result['data']}, seed {result['seed']}")
-    table.add_column("")
-    table.add_column("float", justify="right")
-    table.add_column("ectorch", justify="right")
+    table = _table("", "float", "ectorch", title=_title(result))
     nonzero_percent = 100 * result["nonzeros"] / result["parameters"]
     for row in (
         ("bytes (32-bit floats / file)", f"{result['float_bytes']:,}", f"{result['file_bytes']:,}"),
@@ -46,11 +46,11 @@ def result_table(result: dict[str, Any]) -> Table:
 
 def curve_table(results: list[dict[str, Any]]) -> Table:
     """What `ectorch sweep` ends with: a row a point."""
-    first = results[0]
-    table = Table(title=f"{first['name']}, {first['data']}, seed {first['seed']}")
-    error = f"{first['evaluated_on']} error"
-    for heading in ("point", "alpha", "file bytes", "ratio", error, "minutes"):
-        table.add_column(heading, justify="left" if heading == "point" else "right")
+    error = f"{results[0]['evaluated_on']} error"
+    table = _table(
+        *("point", "alpha", "file bytes", "ratio", error, "minutes"),
+        title=_title(results[0]),
+    )
     for result in results:
         table.add_row(
             result["point"],
@@ -63,46 +63,52 @@ def curve_table(results: list[dict[str, Any]]) -> Table:
     return table
 
 
-@dataclass(frozen=True, eq=False)
-class Stored:
-    """A file of tensors.
+@dataclass(frozen=True)
+class Summary:
+    """A stored tensor in numbers.
 
     Attributes:
-        sizes: stored bytes of each tensor.
+        size_bytes: stored.
+        levels: distinct bit patterns.
+        nonzeros: items that are neither 0 nor -0.
     """
+
+    items: int
+    size_bytes: int
+    levels: int
+    nonzeros: int
+
+
+def summary(tensor: RawTensor, size_bytes: int) -> Summary:
+    bits = tensor.bits
+    nonzeros = np.count_nonzero(bits & _magnitude(tensor.dtype, bits.dtype))
+    return Summary(len(bits), size_bytes, len(np.unique(bits)), int(nonzeros))
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file of tensors by name."""
 
     name: str
     file_bytes: int
-    sizes: Mapping[str, int]
-    tensors: Mapping[str, np.ndarray]
+    tensors: Mapping[str, Summary]
 
 
 def compare_table(files: Sequence[Stored]) -> Table:
     """Files side by side: stored bytes, levels in use and nonzeros of every tensor any has."""
-    table = Table()
-    table.add_column("tensor")
-    for file in files:
-        table.add_column(f"{file.name}\nbytes", justify="right")
-        table.add_column("levels", justify="right")
-        table.add_column("nonzeros", justify="right")
+    columns = [(Text.assemble(cell(f.name), "\nbytes"), "levels", "nonzeros") for f in files]
+    table = _table("tensor", *(heading for own in columns for heading in own))
     for name in sorted({name for file in files for name in file.tensors}):
-        row = [name]
+        row: list[str | Text] = [cell(name)]
         for file in files:
-            values = file.tensors.get(name)
-            row += (
-                ["", "", ""]
-                if values is None
-                else [
-                    f"{file.sizes[name]:,}",
-                    f"{len(np.unique(values)):,}",
-                    f"{np.count_nonzero(values):,}",
-                ]
-            )
+            own = file.tensors.get(name)
+            numbers = (own.size_bytes, own.levels, own.nonzeros) if own else ()
+            row += [f"{number:,}" for number in numbers] or ["", "", ""]
         table.add_row(*row)
     table.add_section()
     totals = ["file"]
     for file in files:
-        nonzeros = sum(np.count_nonzero(values) for values in file.tensors.values())
+        nonzeros = sum(own.nonzeros for own in file.tensors.values())
         totals += [f"{file.file_bytes:,}", "", f"{nonzeros:,}"]
     table.add_row(*totals)
     return table
@@ -110,27 +116,24 @@ def compare_table(files: Sequence[Stored]) -> Table:
 
 def inspect_table(reader: Reader) -> Table:
     """Every tensor of a file: levels in use, sparsity, bits a weight, bytes; then the totals."""
-    table = Table()
-    table.add_column("tensor")
-    for heading in ("shape", "dtype", "coding", "levels", "zeros", "bits/weight", "bytes"):
-        table.add_column(heading, justify="right")
+    columns = "tensor", "shape", "dtype", "coding", "levels", "zeros", "bits/weight", "bytes"
+    table = _table(*columns)
     weights = payload_bytes = 0
     for entry in reader:
-        bits = reader.read(entry.name).bits
-        size = entry.size_bytes
+        own = summary(reader.read(entry.name), entry.size_bytes)
         coding = entry.coding.name.lower()
         table.add_row(
-            entry.name,
+            cell(entry.name),
             "x".join(map(str, entry.shape)) or "()",
             entry.dtype,
-            f"{coding} {entry.alias_of}" if entry.coding == Coding.ALIAS else coding,
-            f"{len(np.unique(bits)):,}",
-            f"{100 * np.mean(bits == 0):.1f} %" if len(bits) else "",
-            f"{8 * size / len(bits):.3f}" if len(bits) else "",
-            f"{size:,}",
+            cell(f"{coding} {entry.alias_of}" if entry.coding == Coding.ALIAS else coding),
+            f"{own.levels:,}",
+            f"{100 * (1 - own.nonzeros / own.items):.1f} %" if own.items else "",
+            f"{8 * own.size_bytes / own.items:.3f}" if own.items else "",
+            f"{own.size_bytes:,}",
         )
-        weights += len(bits)
-        payload_bytes += size
+        weights += own.items
+        payload_bytes += own.size_bytes
     table.add_section()
     per_weight = f"{8 * payload_bytes / weights:.3f}" if weights else ""
     table.add_row("tensors", f"{weights:,}", "", "", "", "", per_weight, f"{payload_bytes:,}")
@@ -138,3 +141,26 @@ def inspect_table(reader: Reader) -> Table:
     table.add_row("names, index, checksums", "", "", "", "", "", "", overhead)
     table.add_row("file", "", "", "", "", "", "", f"{reader.size_bytes:,}")
     return table
+
+
+def _table(first: str, *others: str | Text, title: Text | None = None) -> Table:
+    """Nothing in it is cut: the first column folds, and numbers fold last of all."""
+    table = Table(title=title)
+    table.add_column(first, overflow="fold")
+    for heading in others:
+        table.add_column(heading, justify="right", overflow="fold")
+    return table
+
+
+def _title(result: Mapping[str, Any]) -> Text:
+    return cell(f"{result['name']}, {result['data']}, seed {result['seed']}")
+
+
+def _magnitude(dtype: str, bits: np.dtype[Any]) -> Any:
+    """The bits of an item without its signs: all 0 in a zero."""
+    signs = 0
+    if dtype == "complex64":
+        signs = 1 << 63 | 1 << 31
+    elif "float" in dtype:
+        signs = 1 << (8 * bits.itemsize - 1)
+    return np.invert(np.array(signs, bits))

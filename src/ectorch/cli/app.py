@@ -1,0 +1,67 @@
+"""The commands together, and how any of them fails: in one line, with exit code 2."""
+
+from __future__ import annotations
+
+import io
+import sys
+import warnings
+from typing import Any
+
+import typer
+
+from ectorch.cli.compare import compare
+from ectorch.cli.compress import compress
+from ectorch.cli.decompress import decompress
+from ectorch.cli.evaluate import evaluate
+from ectorch.cli.inspect import inspect
+from ectorch.cli.report import report
+from ectorch.cli.sweep import sweep
+from ectorch.cli.train import train
+from ectorch.cli.verify import verify
+from ectorch.errors import EctorchError
+from ectorch.report.text import printable
+
+_WrongUsage: Any = typer.BadParameter.__base__  # of every error in arguments; it has no public name
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train networks under an entropy constraint and store them as tiny .ect files.",
+)
+for command in (train, sweep, report, compress, decompress, inspect, compare, verify):
+    app.command()(command)
+app.command("eval")(evaluate)
+
+
+def main() -> None:
+    """Run the command line; every failure is one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # letters that a terminal lacks are escaped
+            stream.reconfigure(errors="backslashreplace")
+    warnings.formatwarning = lambda message, *_: _line(f"warning: {message}") + "\n"
+    try:
+        code = app(standalone_mode=False)
+    except _WrongUsage as error:
+        asked = error.ctx.command_path if error.ctx else "ectorch"
+        _fail(f"{error.format_message() or 'Missing command.'} See {asked} --help")
+    except (EctorchError, OSError, ImportError, MemoryError) as error:
+        _fail(_words(error))
+    raise SystemExit(code or 0)
+
+
+def _fail(words: str) -> None:
+    print(_line(words), file=sys.stderr)  # noqa: T201
+    raise SystemExit(2) from None
+
+
+def _line(words: str) -> str:
+    return f"ectorch: {printable(' '.join(words.split()))}"
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, ImportError):
+        return f"{error}: pip install 'ectorch[experiments]'"
+    return str(error) or "not enough memory"

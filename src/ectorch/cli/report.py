@@ -1,0 +1,33 @@
+"""``ectorch report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ectorch.cli.terminal import say
+from ectorch.errors import ConfigError
+
+
+def report(
+    results: Annotated[Path, typer.Argument(help="folder of a run, of runs, or of results.json")],
+    out: Annotated[Path, typer.Option(help="what to write")] = Path("report.html"),
+    kind: Annotated[
+        str | None, typer.Option("--format", help="html, md, png or svg; as --out ends if absent")
+    ] = None,
+) -> None:
+    """Show results on one page: curve, baselines, bytes, codebooks, sparsity, training.
+
+    Where a float network is kept, other ways to store it are measured once, as baselines.json.
+    """
+    from ectorch.report.gather import gather
+    from ectorch.report.page import WRITERS, measure_baselines
+
+    form = kind or out.suffix.removeprefix(".")
+    if form not in WRITERS:
+        raise ConfigError(f"--format {form}: expected one of {', '.join(WRITERS)}")
+    points = gather(results)
+    measure_baselines(results, points, say)
+    say(f"report  {WRITERS[form](results, points, out)}")

@@ -1,0 +1,46 @@
+"""``ectorch sweep``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ectorch.cli.stop import stop_on_signal
+from ectorch.cli.terminal import say, tables
+
+
+def sweep(
+    recipe: Annotated[Path, typer.Argument(help="a recipe (TOML)", show_default=False)],
+    points: Annotated[int, typer.Option(help="of the curve")] = 8,
+    span: Annotated[float, typer.Option(help="highest alpha over lowest")] = 16.0,
+    data: Annotated[str | None, typer.Option(help="another data set than the recipe's")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder; runs/NAME-sweep if absent")] = None,
+    holdout: Annotated[int, typer.Option(help="training images that tell the errors")] = 5000,
+) -> None:
+    """Trace bytes against error: each point goes on from the one before; draw OUT/curve.png.
+
+    Interrupt with Ctrl-C; the same command goes on where it stopped.
+    """
+    from ectorch.experiments.progress import Interrupted
+    from ectorch.experiments.recipe import read_recipe
+    from ectorch.experiments.sweep import sweep as run
+    from ectorch.report.gather import gather
+    from ectorch.report.page import WRITERS
+    from ectorch.report.progress import progress_bar
+    from ectorch.report.tables import curve_table
+
+    changes = {"holdout": holdout} | ({} if data is None else {"data": data})
+    chosen = read_recipe(recipe, changes)
+    folder = out or Path("runs") / f"{chosen.name}-sweep"
+    try:
+        with stop_on_signal() as should_stop, progress_bar(tables) as show:
+            results = run(chosen, folder, points, span, lambda at, p: show(p, at), should_stop)
+    except Interrupted:
+        say(f"stopped; the same command goes on in {folder}")
+        raise typer.Exit(130) from None
+    WRITERS["png"](folder, gather(folder), folder / "curve.png")
+    tables.print(curve_table(results))
+    say(f"files   {folder}")
+    say(f"picture {folder / 'curve.png'}")

@@ -1,0 +1,51 @@
+"""What commands share: arguments, and how they speak."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from ectorch.errors import ConfigError
+from ectorch.report.text import printable
+
+_PIPE_COLUMNS = 10_000  # a line a row
+tables = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+
+
+def say(text: str) -> None:
+    """One line; ``text`` may hold words of a user or of a file."""
+    tables.print(Text(printable(text)), soft_wrap=True)
+
+
+def readable(path: Path) -> Path:
+    """``path``, which is a file that can be read: a FIFO would be waited for.
+
+    Raises:
+        ConfigError: when it is a FIFO, a device or a socket.
+        OSError: when it is missing, a folder, or not allowed.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ConfigError(f"{path}: no regular file")
+    with open(path, "rb"):
+        return path
+
+
+def check_ending(path: Path, *endings: str) -> None:
+    """A name says what a file holds.
+
+    Raises:
+        ConfigError: when it has another ending.
+    """
+    if path.suffix not in endings:
+        raise ConfigError(f"{path}: expected a name that ends in {' or '.join(endings)}")
+
+
+EctFile = Annotated[
+    Path, typer.Argument(help="an .ect file", show_default=False, callback=readable)
+]
+MaxDecoded = Annotated[int, typer.Option(help="refuse files that decode to more bytes than this")]

@@ -1,0 +1,316 @@
+"""What reads hidden units in ways that are easily overlooked: `finalize` must leave them."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import ectorch as ec
+from ectorch.chains import find_chains
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+class Tied(nn.Module):
+    """The decoder is the encoder, transposed; ``read`` says how it is read."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.enc, self.mid, self.up = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(3, 8)
+        self.read = read
+
+    def forward(self, x):
+        code = self.mid(F.relu(self.enc(x)))
+        return F.linear(F.relu(self.up(code)), self.read(self.enc.weight))
+
+
+class Between(nn.Module):
+    """Two layers with ``middle`` between."""
+
+    def __init__(self, middle, first=None, second=None):
+        super().__init__()
+        self.a, self.middle, self.b = first or nn.Linear(4, 8), middle, second or nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.b(F.relu(self.middle(self.a(x))))
+
+
+class Scaled(nn.Linear):
+    """A layer of the user's own: torch's, but each unit has its own factor."""
+
+    def forward(self, x):
+        return super().forward(x) * torch.arange(1.0, 1 + self.out_features)
+
+
+class Heads(nn.Module):
+    """A trunk that a second head reads: in training, where it is asked for, or by a method."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+        self.how, self.kept = how, None
+
+    def forward(self, x, extra=None, both=False):
+        h = F.relu(self.a(x))
+        if self.how == "attribute":
+            self.kept = h
+        asked = {
+            "training": self.training,
+            "None": extra is None,
+            "given": extra is not None,
+            "flag": both,
+        }
+        return torch.cat([self.b(h), self.c(h)]) if asked.get(self.how, False) else self.b(h)
+
+
+class ActorCritic(Heads):
+    def value(self, x):
+        return self.c(F.relu(self.a(x)))
+
+
+class BufferOfUnits(nn.Module):
+    """The running mean of hidden units is read beside the norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv1d(2, 5, 1), nn.BatchNorm1d(5), nn.Conv1d(5, 3, 1)
+        nn.init.normal_(self.norm.running_mean)
+
+    def forward(self, x):
+        out = self.b(F.relu(self.norm(self.a(x))))
+        return out + (self.norm.running_mean * torch.arange(5.0)).sum()
+
+
+def _conv_pair(*middle, units=6, outputs=2, last=None):
+    return nn.Sequential(nn.Conv2d(1, units, 3), *middle, last or nn.Conv2d(units, outputs, 1))
+
+
+IMAGES = torch.randn(5, 1, 6, 6)
+CASES = {
+    "tied by t()": (Tied(torch.t), torch.randn(5, 6), None),
+    "tied by .T": (Tied(lambda w: w.T), torch.randn(5, 6), None),
+    "tied by data": (Tied(lambda w: w.data.t()), torch.randn(5, 6), None),
+    "time before a flatten": (
+        nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2)),
+        torch.randn(5, 3, 4),
+        None,
+    ),
+    "norm over as many times": (Between(nn.BatchNorm1d(8)), torch.randn(5, 8, 4), None),
+    "norm over times": (Between(nn.BatchNorm1d(3)), torch.randn(5, 3, 4), None),
+    "pool over units": (Between(nn.MaxPool1d(3, 1, 1)), torch.randn(5, 3, 4), None),
+    "pool over units, averaged": (
+        Between(nn.AvgPool1d(2, 2), second=nn.Linear(4, 2)),
+        torch.randn(5, 3, 4),
+        None,
+    ),
+    "an image without a batch": (
+        nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)),
+        torch.randn(1, 4, 4),
+        None,
+    ),
+    "a linear layer over space": (_conv_pair(last=nn.Linear(4, 4)), IMAGES, None),
+    "a norm of what was flattened": (
+        _conv_pair(nn.Flatten(), nn.BatchNorm1d(96), last=nn.Linear(96, 2)),
+        IMAGES,
+        None,
+    ),
+    "a flatten of space alone": (_conv_pair(nn.Flatten(2), last=nn.Linear(16, 2)), IMAGES, None),
+    "a layer of one's own": (Between(nn.Identity(), first=Scaled(4, 8)), torch.randn(5, 4), None),
+    "a head in training": (Heads("training"), torch.randn(5, 6), lambda net, x: net.train()(x)),
+    "a head without an argument": (Heads("None"), torch.randn(5, 6), None),
+    "a head by an argument": (
+        Heads("given"),
+        torch.randn(5, 6),
+        lambda net, x: net(x, torch.zeros(1)),
+    ),
+    "a head by a flag": (Heads("flag"), torch.randn(5, 6), lambda net, x: net(x, both=True)),
+    "units kept for later": (
+        Heads("attribute"),
+        torch.randn(5, 6),
+        lambda net, x: (net(x), net.kept)[1],
+    ),
+    "another method": (ActorCritic(""), torch.randn(5, 6), lambda net, x: net.value(x)),
+    "a part that is called": (
+        nn.Sequential(nn.Sequential(nn.Linear(6, 8), nn.ReLU()), nn.Linear(8, 3)),
+        torch.randn(5, 6),
+        lambda net, x: net[0](x),
+    ),
+    "a buffer that is read": (BufferOfUnits(), torch.randn(5, 2, 4), None),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("prepared", [False, True])
+def test_nothing_changes(name, prepared):
+    net, inputs, call = copy.deepcopy(CASES[name])
+    call = call or (lambda model, x: model(x))
+    if prepared:
+        ec.prepare(net)
+    plain = ec.convert(copy.deepcopy(net)).eval()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "finalize.model. keeps the statistics")
+        final = ec.finalize(net)
+    with torch.no_grad():
+        torch.testing.assert_close(call(final, inputs), call(plain, inputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["another method", "a part that is called"])
+def test_who_says_that_only_forward_is_used_gets_smaller_files(name):
+    net, inputs, _ = copy.deepcopy(CASES[name])
+    next(net.parameters()).data[::2, 1:] = 0  # units are not alike
+    before, plain = copy.deepcopy(net).eval(), copy.deepcopy(net.state_dict())
+    final = ec.finalize(net, forward_only=True)
+    assert any(not torch.equal(final.state_dict()[key], plain[key]) for key in plain)
+    torch.testing.assert_close(final(inputs), before(inputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("watch", ["layer", "activation", "holder", "parameter", "accumulated"])
+def test_hooks_see_what_they_saw(watch):
+    net, seen = nn.Sequential(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))), []
+    note = lambda *given: seen.append(1)  # noqa: E731
+    if watch == "parameter":
+        net[0][0].weight.register_hook(note)
+    elif watch == "accumulated":
+        net[0][0].weight.register_post_accumulate_grad_hook(note)
+    else:
+        module = {"layer": net[0][0], "activation": net[0][1], "holder": net[0]}[watch]
+        module.register_forward_hook(lambda module, given, output: note())
+    net[0][0].weight.data[3:] = 0
+    net[0][0].bias.data[3:] = 0
+    assert find_chains(net) == []
+    assert ec.remove_dead_units(net) == 0
+    net(torch.randn(3, 4)).sum().backward()
+    assert seen
+
+
+@pytest.mark.parametrize("form", ["tensors", "tuples", "dicts", "a function"])
+def test_inputs_tell_which_axis_units_are(form):
+    inputs = [torch.randn(7, 4), torch.randn(5, 4)]
+    batches = {
+        "tensors": inputs,
+        "tuples": [(x,) for x in inputs],
+        "dicts": [{"x": x} for x in inputs],
+        "a function": lambda model: model(torch.cat(inputs)),
+    }[form]
+    net = Between(nn.BatchNorm1d(8)).eval()
+    net.a.weight.data[torch.randperm(8)[:5]] *= torch.rand(5, 4) < 0.4  # so that order matters
+    plain = copy.deepcopy(net)
+    ec.discretize_norms(plain, batches)
+    final = ec.finalize(net, batches)
+    assert not torch.equal(final.a.weight, plain.a.weight)
+    x = torch.cat(inputs)
+    torch.testing.assert_close(final(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_change_that_outputs_show_is_undone_with_a_warning():
+    class Sly(nn.Module):
+        """What the trace shows as a relu is none: a number that no trace can follow."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 2), nn.Linear(2, 2)
+
+        def forward(self, x):
+            first = self.__dict__["_modules"]["a"]
+            bias = float(first._parameters["bias"].detach()[0]) if not _is_tracing(x) else 0.0
+            return self.c(F.relu(self.b(F.relu(self.a(x)))) + bias)
+
+    def _is_tracing(x):
+        return isinstance(x, torch.fx.Proxy)
+
+    net, x = Sly().eval(), torch.randn(6, 4)
+    net.a.weight.data[:4, :2] = 0
+    expected = net(x)
+    with pytest.warns(UserWarning, match="units of a -> b stay"):
+        ec.finalize(net, [x])
+    torch.testing.assert_close(net(x), expected)
+
+
+def test_networks_that_cannot_be_traced_train_on():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.a(x) if x.sum() > 0 else -self.a(x)
+
+    net = ec.prepare(Branches())
+    with pytest.warns(UserWarning, match="Branches"):
+        assert ec.remove_dead_units(net) == 0
+    ec.finalize(net)
+
+
+def test_a_trace_leaves_the_network_as_it_is():
+    net = Heads("attribute")
+    net.b.eval()
+    kept = net.kept = torch.ones(3)
+    ec.finalize(copy.deepcopy(net))
+    with pytest.warns(UserWarning, match="writes to its attributes"):
+        ec.remove_dead_units(net)
+    assert net.kept is kept
+    assert (net.training, net.a.training, net.b.training) == (True, True, False)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_dtypes_and_layers_without_bias(dtype):
+    net = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(6, 8, bias=False),
+        nn.BatchNorm1d(8),
+        nn.ReLU(),
+        nn.Linear(8, 4, bias=False),
+        nn.ReLU(),
+        nn.Linear(4, 2),
+    ).to(dtype)
+    net[1].weight.data[2:5] = 0
+    x = torch.randn(9, 6).to(dtype)
+    ec.prepare(net)
+    ec.remove_dead_units(net)
+    expected = ec.convert(copy.deepcopy(net)).eval()(x)
+    final = ec.finalize(net, [x], norm_levels=1 << 16)
+    assert final(x).dtype == dtype
+    assert final(x).shape == expected.shape
+    assert final(x).isfinite().all()
+
+
+def test_the_meter_measures_what_the_same_call_leaves():
+    net = ec.prepare(
+        nn.Sequential(
+            nn.Sequential(nn.Flatten(), nn.Linear(6, 32), nn.BatchNorm1d(32), nn.ReLU()),
+            nn.Linear(32, 4),
+        )
+    )
+    x = torch.randn(64, 6)
+    sizes = []
+    for settings in ({"batches": [x]}, {"batches": [x], "forward_only": True}):
+        call = partial(ec.finalize, **settings)
+        sizes.append(len(ec.save(call(copy.deepcopy(net)))))
+        assert ec.SizeMeter(call)(net).total == sizes[-1]
+
+
+def test_without_inputs_batch_norms_are_warned_of():
+    net = ec.prepare(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)))
+    with pytest.warns(UserWarning, match="batches="):
+        ec.finalize(copy.deepcopy(net))
+    ec.finalize(net, [torch.randn(4, 1, 3, 3)])
+    ec.finalize(net)  # is plain by now
+
+
+def test_a_snapshot_leaves_the_network_in_training():
+    net = ec.prepare(nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4))).train()
+    state = copy.deepcopy(net.state_dict())
+    x = torch.randn(16, 1, 3, 3)
+    seen = ec.snapshot(net, [x])
+    assert net.training
+    assert all(torch.equal(net.state_dict()[key], state[key]) for key in state)
+    torch.testing.assert_close(seen(x), ec.finalize(net, [x])(x))
