@@ -545,6 +545,8 @@ def test_a_module_used_twice_is_prepared_once():
 class Softmax:
     """Logits for every level beside the weight; knows nothing of the rest of the house."""
 
+    trains_weight = False
+
     lengths = staticmethod(free)
 
     def extra_variables(self, weight, codebook):

@@ -8,17 +8,31 @@ grid has one gap, its step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ectorch.errors import DivergedError
+from ectorch.transforms import clamp_
+
 CodebookKind = Literal["grid", "kmeans", "quantile"]
 
 _KMEANS_ROUNDS = 25
-_MIN_GAP = 1e-8
+_MIN_GAP = 1e-8  # of the farthest weight
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Refuse numbers that are none; reads ``tensor`` on the host.
+
+    Raises:
+        DivergedError: when a value is NaN or infinite.
+    """
+    wrong = tensor.numel() - int(tensor.isfinite().sum())
+    if wrong:
+        kind = "NaN" if tensor.isnan().any() else "infinity"
+        raise DivergedError(f"{name} holds {kind} ({wrong:,} of {tensor.numel():,} values)")
 
 
 def zero_index(levels: int) -> int:
@@ -44,12 +58,15 @@ class Codebook:
     def from_log_gaps(cls, log_gaps: Tensor, levels: int) -> Codebook:
         """Build from (1,) log step of a grid, or (levels - 1,) log gaps in ascending order.
 
-        Differentiable: values carry the gradient to ``log_gaps``.
+        Differentiable: values carry the gradient to ``log_gaps``. Gaps stay within what the dtype
+        and bfloat16 hold, so that no value is infinite and no quotient NaN.
         """
+        gaps = log_gaps.clamp(*_log_gap_range(log_gaps.dtype, levels)).exp()
         if log_gaps.numel() == 1:
-            apply: Callable[[Tensor], Tensor] = _RoundedExp.apply
-            return cls(levels, step=apply(log_gaps))
-        zero, gaps = zero_index(levels), log_gaps.exp()
+            gap = gaps.squeeze(0)
+            rounded = gap.detach().bfloat16().to(gap.dtype)
+            return cls(levels, step=rounded + (gap - gap.detach()))
+        zero = zero_index(levels)
         # values stay distinct: a gap is never lost in the rounding of its sum
         gaps = torch.maximum(gaps, 2 * torch.finfo(gaps.dtype).eps * gaps.detach().sum())
         below = -gaps[:zero].flip(0).cumsum(0).flip(0)
@@ -81,13 +98,20 @@ class Codebook:
         """The first and the last level of a grid, in steps."""
         return -self.zero, self.levels - 1 - self.zero
 
+    def in_steps(self, weight: Tensor) -> Tensor:
+        """Weights in steps of a grid, detached, in float32 at least: half counts to 256 or 2048."""
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        assert self.step is not None
+        return weight.detach().to(wide) / self.step.detach()
+
     def interval(self, weight: Tensor) -> Tensor:
         """How many levels are at most as large as each weight: int32 in ``[0, levels]``."""
-        weight = weight.detach()
         if self.step is None:
             values = self.values.detach()
-            return torch.bucketize(weight.contiguous(), values, right=True, out_int32=True)
-        return (weight / self.step.detach()).add_(self.zero + 1).clamp_(0, self.levels).int()
+            weight = weight.detach().contiguous()
+            return torch.bucketize(weight, values, right=True, out_int32=True)
+        below = self.in_steps(weight).add_(self.zero + 1)
+        return _to_index(clamp_(below, 0, self.levels))
 
     def locate(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The bracket of each weight, ``values[lower] <= weight <= values[lower + 1]``.
@@ -96,19 +120,20 @@ class Codebook:
             weight: any shape.
 
         Returns:
-            lower: int32 in ``[0, levels - 2]``, and fraction in [0, 1], both of weight's shape.
-            Weights out of range are at the near end of the first or last bracket. Detached.
+            lower: int32 in ``[0, levels - 2]``, also where the weight is NaN, and fraction in
+            [0, 1], both of weight's shape. Weights out of range are at the near end of the first
+            or last bracket. Detached.
         """
-        weight = weight.detach()
         if self.step is not None:
             low, high = self.multiples
-            position = (weight / self.step.detach()).clamp_(low, high)
-            lower = position.floor().clamp_(max=high - 1)
-            return lower.int().add_(self.zero), position.sub_(lower)
-        lower = self.interval(weight).sub_(1).clamp_(0, self.levels - 2)
+            position = clamp_(self.in_steps(weight), low, high)
+            lower = position.floor().clamp_max_(high - 1)
+            return _to_index(lower + self.zero), position.sub_(lower)
+        weight = weight.detach()
+        lower = self.interval(weight).sub_(1).clamp_min_(0).clamp_max_(self.levels - 2)
         values = self.values.detach()
         start, end = values[lower], values[lower + 1]
-        return lower, ((weight - start) / (end - start)).clamp_(0, 1)
+        return lower, clamp_((weight - start) / (end - start), 0, 1)
 
     def quantize(self, weight: Tensor) -> Tensor:
         """Nearest level of each weight, int64.
@@ -116,8 +141,8 @@ class Codebook:
         Halfway goes to the even multiple of a step as in `torch.round`, else to the lower value.
         """
         if self.step is not None:
-            position = weight.detach() / self.step.detach()
-            return position.round_().clamp_(*self.multiples).long().add_(self.zero)
+            nearest = clamp_(self.in_steps(weight).round_(), *self.multiples)
+            return _to_index(nearest.add_(self.zero)).long()
         lower, fraction = self.locate(weight)
         return lower.long() + (fraction > 0.5)
 
@@ -128,21 +153,16 @@ class Codebook:
         return self.values[symbols]
 
 
-class _RoundedExp(torch.autograd.Function):
-    """``exp``, rounded to bfloat16, with the gradient of ``exp``: (1,) to ()."""
+def _to_index(place: Tensor) -> Tensor:
+    """int32 of whole numbers, 0 of NaN, which as an integer is another one on each machine."""
+    return place.nan_to_num_().int()
 
-    @staticmethod
-    def forward(log_step: Tensor) -> Tensor:
-        return log_step.exp().squeeze(0).bfloat16().to(log_step.dtype)
 
-    @staticmethod
-    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        (log_step,) = ctx.saved_tensors
-        return grad * log_step.exp()
+def _log_gap_range(dtype: torch.dtype, levels: int) -> tuple[float, float]:
+    own, single = torch.finfo(dtype), torch.finfo(torch.float32)
+    least = max(own.tiny * own.eps, single.tiny / single.eps)
+    most = min(own.max, torch.finfo(torch.bfloat16).max) / levels
+    return math.log(least), math.log(most)
 
 
 def initial_log_gaps(
@@ -163,7 +183,11 @@ def initial_log_gaps(
     Returns:
         (1,) for "grid"; (levels - 1,) for "kmeans" (Lloyd's algorithm with the zero pinned) and
         "quantile" (equally many weights on every level of a sign).
+
+    Raises:
+        DivergedError: when a weight is NaN or infinite.
     """
+    check_finite("weight", weight)
     flat = weight.detach().reshape(-1)
     flat = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
     zero = zero_index(levels)
@@ -174,11 +198,13 @@ def initial_log_gaps(
         if step is not None:
             return flat.new_tensor([step]).log()
         farthest = flat.abs().max()
-        return (farthest / min(reach, levels - 1 - zero)).clamp(min=_MIN_GAP).log().reshape(1)
+        gaps = (farthest / min(reach, levels - 1 - zero)).reshape(1)
+        return gaps.clamp(min=torch.finfo(gaps.dtype).tiny).log()
     values = _quantile_values(flat, levels, zero)
     if kind == "kmeans":
         values = _kmeans_values(flat, values, zero)
-    return values.diff().clamp(min=_MIN_GAP).log()
+    gaps, info = values.diff(), torch.finfo(values.dtype)
+    return gaps.maximum(_MIN_GAP * flat.abs().max()).clamp(info.tiny, info.max).log()
 
 
 def _step_of(flat: Tensor, levels: int) -> float | None:

@@ -15,6 +15,7 @@ from ectorch.codebook import CodebookKind
 from ectorch.errors import ConfigError
 from ectorch.lengths import LengthRule, find_rule
 from ectorch.relaxation import Bracket, Categorical, Hard, Relaxation
+from ectorch.relaxation.base import lacking
 
 Forward = Literal["nearest", "sampled", "moments"]
 BiasFormat = Literal["float32", "float16", "grid"]
@@ -117,7 +118,8 @@ class Config:
             chosen in RELAXATIONS
             if isinstance(chosen, str)
             else isinstance(chosen, Relaxation) and not isinstance(chosen, type),
-            f"one of {tuple(RELAXATIONS)}, or an object with the methods of a Relaxation",
+            f"one of {tuple(RELAXATIONS)}, or an object with what a Relaxation has"
+            + ("" if isinstance(chosen, str) else f"; not here: {', '.join(lacking(chosen))}"),
         )
         if self.lengths is not None:
             find_rule(self.lengths)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ectorch.transforms import transformed
+
 _PIECE = 1 << 17
 _TINY = torch.finfo(torch.float64).tiny  # keeps the gradient of an empty level finite
 
@@ -51,7 +53,15 @@ def hard_counts(symbols: Tensor, levels: int) -> Tensor:
     Returns:
         (levels,) int64.
     """
-    return torch.bincount(symbols.reshape(-1), minlength=levels)
+    return _histogram(symbols.reshape(-1), levels)
+
+
+def _histogram(index: Tensor, levels: int, weights: Tensor | None = None) -> Tensor:
+    """(levels,) how often, or with what summed ``weights``, each of (n,) ``index`` occurs."""
+    if not transformed():
+        return torch.bincount(index, weights, levels)
+    each = torch.ones_like(index, dtype=torch.int64) if weights is None else weights
+    return each.new_zeros(levels).scatter_add(0, index.long(), each)
 
 
 @torch.no_grad()
@@ -69,11 +79,11 @@ def soft_counts(
         (levels,) float64, sums to the number of weights. Not differentiable: see `soft_bit_size`.
     """
     counts = torch.zeros(levels, dtype=torch.float64, device=weight.device)
-    for part in pieces(weight):
+    for part in pieces(weight.detach()):
         lower, fraction = locate(part)
-        up = torch.bincount(lower, weights=fraction.double(), minlength=levels)
-        down = torch.bincount(lower, minlength=levels) - up
-        counts += down + up.roll(1)  # the last entry of `up` is zero: lower < levels - 1
+        up = _histogram(lower, levels, fraction.double())
+        down = _histogram(lower, levels) - up
+        counts = counts + down + up.roll(1)  # the last of `up` is zero: lower < levels - 1
     return counts
 
 
@@ -98,30 +108,32 @@ def soft_bit_size(
     Returns:
         () float64 zero: the bits are ``counts @ lengths`` of `soft_counts`, which cost more.
     """
-    apply: Callable[..., tuple[Tensor, Tensor]] = _SoftBitSize.apply
-    slopes = F.pad(lengths.diff() / gaps.detach(), (1, 1))  # flat beyond the ends
-    return apply(weight, slopes.to(weight.dtype), interval)[0]
+    slopes = F.pad(lengths.diff() / gaps.detach(), (1, 1)).detach()  # flat beyond the ends
+    index = torch.cat([interval(part) for part in pieces(weight.detach())])
+    if transformed():
+        slope = slopes.index_select(0, index).reshape(weight.shape)
+        return (slope * (weight - weight.detach())).sum(dtype=torch.float64)
+    apply: Callable[..., Tensor] = _SoftBitSize.apply
+    return apply(weight, slopes, index)
 
 
 class _SoftBitSize(torch.autograd.Function):
     @staticmethod
-    def forward(
-        weight: Tensor, slopes: Tensor, interval: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        parts = [slopes.index_select(0, interval(part)) for part in pieces(weight)]
-        slope = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return slopes.new_zeros((), dtype=torch.float64), slope.view(weight.shape)
+    def forward(weight: Tensor, slopes: Tensor, index: Tensor) -> Tensor:
+        return slopes.new_zeros((), dtype=torch.float64)
 
     @staticmethod
     def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(output[1])
+        weight, slopes, index = inputs
+        ctx.shape, ctx.dtype = weight.shape, weight.dtype
+        ctx.save_for_backward(slopes, index)
 
     @staticmethod
-    def backward(ctx, grad, _):  # type: ignore[no-untyped-def]
-        (slope,) = ctx.saved_tensors
-        return slope * grad.to(slope.dtype), None, None
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        slopes, index = ctx.saved_tensors
+        # the product, and only that, is within the range of half precision
+        by_level = (slopes * grad).to(ctx.dtype)
+        return by_level.index_select(0, index).view(ctx.shape), None, None
 
 
 def pieces(weight: Tensor) -> tuple[Tensor, ...]:

@@ -41,3 +41,7 @@ class DataError(EctorchError, RuntimeError):
 
 class TrainingError(EctorchError, RuntimeError):
     """Training cannot go on: the loss is not finite, or a checkpoint does not fit the run."""
+
+
+class DivergedError(TrainingError):
+    """A constrained parameter holds NaN or infinity, which no level stands for."""

@@ -22,7 +22,6 @@ from ectorch.errors import ConfigError, MismatchError
 from ectorch.finalizing import finalize
 from ectorch.measure import SizeMeter
 from ectorch.network import constrained_parameters, discrete_state_dict, freeze_symbols
-from ectorch.relaxation import Bracket, Hard
 from ectorch.storage import save
 
 _LEAST_SHARE = 0.99  # of the target that a file takes
@@ -216,8 +215,8 @@ def _moves(
             continue
         book, weight = layers.codebook(module, name), module._parameters[name]
         assert weight is not None
-        # only these relaxations train the weight itself
-        own = isinstance(constraint.relaxation, (Bracket, Hard))
+        relaxation = constraint.relaxation
+        own = relaxation is not None and relaxation.trains_weight
         values = book.values.to(weight.dtype)
         trained = (weight if own else values[symbols.long()]).clamp(values[0], values[-1])
         # what is charged pools the levels that come in the wrong order: a move among them saves 0

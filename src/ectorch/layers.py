@@ -24,6 +24,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ectorch.codebook import Codebook, CodebookKind, initial_log_gaps
 from ectorch.relaxation import Relaxation
+from ectorch.transforms import transformed
 
 _LOG_GAPS = "log_gaps"
 _LENGTHS = "lengths"
@@ -137,7 +138,10 @@ def _thaw(module: nn.Module, name: str) -> None:
 
 @torch.no_grad()
 def refresh_lengths(module: nn.Module, name: str) -> None:
-    """Set the code lengths and their mean by the weights as they are now."""
+    """Set the code lengths and their mean by the weights as they are now.
+
+    The mean is NaN where weights or codebook are no numbers: `ectorch.network.penalty` asks it.
+    """
     relaxation = constraints(module)[name].relaxation
     assert relaxation is not None
     book = codebook(module, name)
@@ -145,7 +149,10 @@ def refresh_lengths(module: nn.Module, name: str) -> None:
     counts = relaxation.counts(trained, book)
     lengths = relaxation.lengths(counts, book.zero)
     _buffer(module, name, _LENGTHS).copy_(lengths)
-    _buffer(module, name, _BITS).copy_(counts @ lengths / max(trained["weight"].numel(), 1))
+    weight, log_gaps = trained["weight"], module._parameters[f"{name}_{_LOG_GAPS}"]
+    assert log_gaps is not None
+    finite = 0.0 * sum(t.sum(dtype=torch.float64) for t in (weight, log_gaps))
+    _buffer(module, name, _BITS).copy_(counts @ lengths / max(weight.numel(), 1) + finite)
 
 
 def relaxed_bits(module: nn.Module, name: str) -> Tensor:
@@ -283,7 +290,7 @@ def _read(module: nn.Module, name: str) -> Tensor:
         if not torch.compiler.is_compiling():
             _SOURCES[tensor] = module, name
             tensor._is_param = True  # an nn.Parameter to isinstance, hence to get_parameter
-            if not torch.is_grad_enabled():
+            if not (torch.is_grad_enabled() or transformed()):
                 tensor.requires_grad_()  # torch multiplies by other kernels where it is not set
         return tensor
     except AttributeError as error:  # nn.Module would go on to answer with the raw Parameter
@@ -416,4 +423,7 @@ def _initial_log_gaps(constraint: Constraint, weight: Tensor) -> Tensor:
 
 
 def _round_to_half(weight: Tensor) -> Tensor:
-    return weight + (weight.half().to(weight.dtype) - weight).detach()
+    most = torch.finfo(torch.float16).max
+    wide = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+    rounded = wide.clamp(-most, most).half().to(weight.dtype)
+    return rounded + (weight - weight.detach())

@@ -53,7 +53,7 @@ def pruning(counts: Tensor, zero: int, nonzero_bits: float | None = None) -> Ten
         nonzero_bits: ``log2(levels - 1)``, a code of fixed length, if not given.
     """
     bits = math.log2(max(len(counts) - 1, 1)) if nonzero_bits is None else nonzero_bits
-    total, zeros = counts.sum(), counts[zero]
+    total, zeros = counts.sum().clamp(min=_MIN_COUNT), counts[zero]
     nonzero = (total / (total - zeros).clamp(min=_MIN_COUNT)).log2() + bits
     lengths = nonzero.repeat(len(counts))
     lengths[zero] = (total / zeros.clamp(min=_MIN_COUNT)).log2()
@@ -68,7 +68,7 @@ def cardinality(counts: Tensor, zero: int) -> Tensor:
     constant that makes ``sum_k P_k L_k = H_a``. Rare levels are charged most: they empty.
     """
     order = _CARDINALITY_ORDER
-    probabilities = counts.clamp(min=_MIN_COUNT) / counts.sum()
+    probabilities = counts.clamp(min=_MIN_COUNT) / counts.sum().clamp(min=_MIN_COUNT)
     powers = probabilities.pow(order)
     entropy = powers.sum().log2() / (1 - order)
     slope = order / ((1 - order) * math.log(2))
@@ -112,7 +112,7 @@ def isotonic_counts(counts: Tensor, zero: int) -> Tensor:
     while True:
         next_left = left[0][0] / left[0][1] if left else 0.0
         next_right = right[0][0] / right[0][1] if right else 0.0
-        if max(next_left, next_right) <= total / size:
+        if not max(next_left, next_right) > total / size:  # also where counts are NaN
             break
         block_total, block_size = (left if next_left >= next_right else right).pop(0)
         total, size = total + block_total, size + block_size

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ectorch import layers, units
+from ectorch import codebook, layers, units
 from ectorch.checks import check_places
 from ectorch.config import NORMS, Config, dimensions_of
-from ectorch.errors import ConfigError
+from ectorch.errors import ConfigError, DivergedError
 from ectorch.layers import Constraint
+from ectorch.transforms import transformed
 
 _WORTH_A_WORD = 0.1  # share of the bytes
 _CODEBOOK_LR_SCALE = 0.1  # codebooks that move fast collapse
@@ -186,6 +187,8 @@ def penalty(model: nn.Module, alpha: float, examples: int, refresh: bool = True)
 
     Raises:
         ConfigError: when the model has not been prepared, or alpha or examples cannot be.
+        DivergedError: when a constrained parameter on the CPU holds NaN or infinity. On other
+            devices the penalty is NaN, and `convert` raises: nothing waits for the device here.
     """
     for name, value, least in (("alpha", alpha, 0), ("examples", examples, 1)):
         known = isinstance(value, Real) and not isinstance(value, bool)
@@ -194,6 +197,8 @@ def penalty(model: nn.Module, alpha: float, examples: int, refresh: bool = True)
     constrained = [*constrained_parameters(model)]
     if not constrained:
         raise ConfigError(f"{type(model).__name__} is not prepared: call ectorch.prepare first")
+    if refresh and transformed():
+        raise ConfigError("levels are not counted within torch.func: give penalty refresh=False")
     charged = []
     for module, name, constraint in constrained:
         if constraint.relaxation is None or layers.frozen_symbols(module, name) is not None:
@@ -202,11 +207,18 @@ def penalty(model: nn.Module, alpha: float, examples: int, refresh: bool = True)
             layers.refresh_lengths(module, name)
         charged.append(constraint.alpha_scale * layers.relaxed_bits(module, name))
     bits = torch.stack(charged).sum() if charged else torch.zeros(())
+    if bits.device.type == "cpu" and not (torch.compiler.is_compiling() or transformed()):
+        _refuse_divergence(model, bits)
     return (alpha * math.log(2) / examples * bits).float()
 
 
 def freeze_symbols(model: nn.Module) -> nn.Module:
-    """Harden in place: symbols are fixed, codebooks and float parameters go on training."""
+    """Harden in place: symbols are fixed, codebooks and float parameters go on training.
+
+    Raises:
+        DivergedError: when a constrained parameter holds NaN or infinity. Nothing was changed then.
+    """
+    check_finite(model)
     for module in model.modules():
         for name in layers.constraints(module):
             layers.freeze(module, name)
@@ -221,7 +233,11 @@ def convert(model: nn.Module) -> nn.Module:
 
     Returns:
         ``model``.
+
+    Raises:
+        DivergedError: when a constrained parameter holds NaN or infinity. Nothing was changed then.
     """
+    check_finite(model)
     for module in model.modules():
         if layers.constraints(module):
             layers.release(module)
@@ -241,6 +257,7 @@ def mean_state_dict(model: nn.Module) -> dict[str, Tensor]:
 def _plain_state_dict(
     model: nn.Module, read: Callable[[nn.Module, str], Tensor]
 ) -> dict[str, Tensor]:
+    check_finite(model)
     state = {name: value for name, value in model.state_dict().items() if torch.is_tensor(value)}
     for module_name, module in model.named_modules(remove_duplicate=False):
         prefix = f"{module_name}." if module_name else ""
@@ -252,6 +269,26 @@ def _plain_state_dict(
             if prefix + name in state:
                 state[prefix + name] = units.restored(module, name, state[prefix + name])
     return state
+
+
+def check_finite(model: nn.Module) -> None:
+    """Read all that constrained parameters are computed from, and refuse what no level stands for.
+
+    Raises:
+        DivergedError: which tensor holds NaN or infinity.
+    """
+    names = {module: f"{name}." if name else "" for name, module in model.named_modules()}
+    for module, name, constraint in constrained_parameters(model):
+        for suffix in ("", "_log_gaps", *(f"_{extra}" for extra in constraint.extra)):
+            tensor = module._parameters.get(name + suffix)
+            if tensor is not None:
+                codebook.check_finite(names[module] + name + suffix, tensor)
+
+
+def _refuse_divergence(model: nn.Module, bits: Tensor) -> None:
+    if not bits.isfinite():
+        check_finite(model)
+        raise DivergedError(f"the relaxed size is {bits.item()} bits: its rule gives no number")
 
 
 def constrained_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str, Constraint]]:

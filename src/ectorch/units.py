@@ -172,7 +172,8 @@ def _dead(chain: Chain, fold: bool) -> tuple[Tensor, Tensor]:
 def _takes_constants(layer: nn.Module) -> bool:
     """Whether the bias is what its Parameter says: not where symbols are frozen, or logits rule."""
     constraint = layers.constraints(layer).get("bias")
-    own = constraint is None or not constraint.extra
+    relaxation = constraint.relaxation if constraint is not None else None
+    own = relaxation is None or relaxation.trains_weight
     return (
         layer._parameters["bias"] is not None
         and own

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ectorch.bitstream import write_atomic
 from ectorch.control import ramp
-from ectorch.errors import FormatError, RecipeError, TrainingError
+from ectorch.errors import DivergedError, FormatError, RecipeError, TrainingError
 from ectorch.experiments import data as data_sets
 from ectorch.experiments.augment import augment
 from ectorch.experiments.collapse import collapse
@@ -278,18 +278,22 @@ class _Run:
                 factor = ramp(progress, stage.ramp, stage.peak, stage.release)
                 self.state.alpha = stage.alpha * factor
             refresh = self.state.step % stage.refresh == 0
-            objective = loss + penalty(self.model, self.state.alpha, len(self.images), refresh)
+            try:
+                objective = loss + penalty(self.model, self.state.alpha, len(self.images), refresh)
+            except DivergedError as error:
+                raise self._diverged(str(error)) from error
         value = objective.item()
         if not math.isfinite(value):
-            raise TrainingError(
-                f"{STAGES[self.state.stage]} step {self.state.step}: the loss is {value}; "
-                f"lower lr ({stage.lr})"
-            )
+            raise self._diverged(f"the loss is {value}")
         optimizer.zero_grad()
         objective.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         self.state.loss_sum += loss.item()
         self.state.loss_steps += 1
+
+    def _diverged(self, what: str) -> TrainingError:
+        step = f"{STAGES[self.state.stage]} step {self.state.step}"
+        return TrainingError(f"{step}: {what}; lower lr ({self.stage.lr})")
 
     def _end_epoch(self, epoch: int) -> None:
         constrained = self.state.stage > 0

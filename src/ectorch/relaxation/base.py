@@ -23,10 +23,15 @@ class Relaxation(Protocol):
 
     Attributes:
         lengths: the rule of `ectorch.lengths` by which the levels are charged.
+        trains_weight: whether the Parameter itself is trained and near it means near its level, as
+            in a sum with a straight-through gradient; False where it only gives initial values.
     """
 
     @property
     def lengths(self) -> LengthRule: ...
+
+    @property
+    def trains_weight(self) -> bool: ...
 
     def extra_variables(self, weight: Tensor, codebook: Codebook) -> dict[str, Tensor]:
         """Initial values of what is trained beside the weight, by a name of their own."""
@@ -53,3 +58,11 @@ class Relaxation(Protocol):
 
         ``lengths``, (levels,) bits, are fixed: those of the counts of this step, or of some before.
         """
+
+
+def lacking(relaxation: object) -> list[str]:
+    """What a `Relaxation` has and an object has not; an instance, where it is a type."""
+    if isinstance(relaxation, type):
+        return ["an instance"]
+    members = [name for name in vars(Relaxation) if not name.startswith("_")]
+    return [name for name in members if not hasattr(relaxation, name)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -19,6 +20,7 @@ from ectorch.entropy import soft_bit_size, soft_counts
 from ectorch.lengths import LengthRule, find_rule, isotonic
 from ectorch.relaxation.base import Variables
 from ectorch.relaxation.rounding import rounded, straight_through, uniform_noise
+from ectorch.transforms import differentiate, differentiated_again, transformed
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Bracket:
     """
 
     lengths: LengthRule = isotonic
+    trains_weight: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengths", find_rule(self.lengths))
@@ -52,12 +55,10 @@ class Bracket:
         weight = variables["weight"]
         ends = codebook.values.detach()
         mean = straight_through(weight.detach().clamp(ends[0], ends[-1]), weight, codebook)
-        if codebook.step is not None:
-            apply: Callable[..., Tensor] = _VarianceOnGrid.apply
-            return mean, apply(weight, codebook.step, *codebook.multiples)
-        lower, _ = codebook.locate(weight)
-        below, above = codebook.values[lower], codebook.values[lower + 1]
-        return mean, ((mean - below) * (above - mean)).clamp(min=0)
+        if codebook.step is None or transformed():
+            return mean, _variance(weight, codebook)
+        apply: Callable[..., Tensor] = _VarianceOnGrid.apply
+        return mean, apply(weight, codebook.step, codebook.levels)
 
     def symbols(self, variables: Variables, codebook: Codebook) -> Tensor:
         return codebook.quantize(variables["weight"])
@@ -69,36 +70,53 @@ class Bracket:
         return soft_bit_size(variables["weight"], codebook.gaps, lengths, codebook.interval)
 
 
+def _variance(weight: Tensor, codebook: Codebook) -> Tensor:
+    """``(w - a)(b - w)`` between neighbours a and b; 0 beyond the ends of the codebook."""
+    values = codebook.values
+    lower, _ = codebook.locate(weight)
+    below, above = values[lower], values[lower + 1]
+    inside = (weight >= values[0]) & (weight <= values[-1])
+    return torch.where(inside, ((weight - below) * (above - weight)).clamp(min=0), 0.0)
+
+
 class _VarianceOnGrid(torch.autograd.Function):
-    """``(w - a)(b - w)`` between neighbours a and b of a grid; 0 beyond its ends.
+    """`_variance` on a grid.
 
     With ``a = step * k`` and ``w = step * (k + t)``:  d/dw = step (1 - 2 t),
     d/dstep = step (t (2 k + 1) - k). Only the weight is kept for the way back.
     """
 
     @staticmethod
-    def forward(weight: Tensor, step: Tensor, low: int, high: int) -> Tensor:
-        share, _, _ = _share(weight, step, low, high)
-        return (1 - share).mul_(share).mul_(step.square())
+    def forward(weight: Tensor, step: Tensor, levels: int) -> Tensor:
+        share, _, _ = _share(weight, Codebook(levels, step))
+        return (1 - share).mul_(share).mul_(step.square()).to(weight.dtype)
 
     @staticmethod
     def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-        weight, step, *ctx.ends = inputs
+        weight, step, ctx.levels = inputs
         ctx.save_for_backward(weight, step)
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         weight, step = ctx.saved_tensors
-        share, below, inside = _share(weight, step, *ctx.ends)
+        if differentiated_again(grad):
+
+            def plain(weight: Tensor, step: Tensor) -> tuple[Tensor]:
+                return (_variance(weight, Codebook(ctx.levels, step)),)
+
+            return *differentiate(plain, (weight, step), (grad,)), None
+        share, below, inside = _share(weight, Codebook(ctx.levels, step))
         grad = grad * inside.mul_(step)
         to_step = (2 * below).add_(1).mul_(share).sub_(below)
         by_step = torch.dot(grad.reshape(-1), to_step.reshape(-1))
-        return grad.mul_(share.mul_(-2).add_(1)), by_step, None, None
+        to_weight = grad.mul_(share.mul_(-2).add_(1))
+        return to_weight.to(weight.dtype), by_step.to(step.dtype), None
 
 
-def _share(weight: Tensor, step: Tensor, low: int, high: int) -> tuple[Tensor, Tensor, Tensor]:
+def _share(weight: Tensor, grid: Codebook) -> tuple[Tensor, Tensor, Tensor]:
     """t and k, and 1 or 0: whether the weight is within the grid."""
-    position = weight / step
+    low, high = grid.multiples
+    position = grid.in_steps(weight)
     clipped = position.clamp(low, high)
     inside = position.eq_(clipped)
     below = clipped.floor().clamp_(max=high - 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -18,6 +19,7 @@ from ectorch.codebook import Codebook
 from ectorch.lengths import LengthRule, find_rule, free
 from ectorch.relaxation.base import Variables
 from ectorch.relaxation.rounding import uniform_noise
+from ectorch.transforms import differentiate, differentiated_again, transformed
 
 _LEAST = 0.05  # initial probability of all but the nearest level together, at least
 
@@ -34,6 +36,7 @@ class Categorical:
     """
 
     lengths: LengthRule = free
+    trains_weight: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengths", find_rule(self.lengths))
@@ -46,9 +49,11 @@ class Categorical:
         values = codebook.values.reshape(-1, *[1] * weight.ndim)
         lower, _ = codebook.locate(weight)
         gap = codebook.dequantize(lower + 1) - codebook.dequantize(lower)
-        probabilities = torch.softmax(-2 * ((weight - values) / gap).square(), 0)
+        wide = torch.promote_types(weight.dtype, torch.float32)  # squares overflow in float16
+        away = (weight.to(wide) - values) / gap
+        probabilities = torch.softmax(-2 * away.square(), 0)
         probabilities = probabilities.clamp(_LEAST / (codebook.levels - 1), 1 - _LEAST)
-        return {"logits": probabilities.log()}
+        return {"logits": probabilities.log().to(weight.dtype)}
 
     def nearest(self, variables: Variables, codebook: Codebook) -> Tensor:
         return self._straight_through(self.symbols(variables, codebook), variables, codebook)
@@ -61,8 +66,8 @@ class Categorical:
             noise = uniform_noise(variables["weight"], generator)
             symbols = torch.zeros_like(noise, dtype=torch.int32)
             for probability in probabilities[:-1]:  # the distribution function, inverted
-                symbols += noise >= probability
-                noise -= probability
+                symbols = symbols + (noise >= probability)
+                noise = noise - probability
         return self._straight_through(symbols, variables, codebook)
 
     def _straight_through(
@@ -73,17 +78,19 @@ class Categorical:
         return codebook.dequantize(symbols).detach() + (mean - mean.detach())
 
     def moments(self, variables: Variables, codebook: Codebook) -> tuple[Tensor, Tensor]:
+        if transformed():
+            return _moments(variables["logits"], codebook.values)
         apply: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Moments.apply
         mean, variance, _ = apply(variables["logits"], codebook.values)
         return mean, variance
 
     @torch.no_grad()
     def symbols(self, variables: Variables, codebook: Codebook) -> Tensor:
-        first, *others = variables["logits"]
+        first, *others = variables["logits"].detach()
         best, symbols = first.clone(), torch.zeros_like(first, dtype=torch.int64)
         for level, logits in enumerate(others, 1):  # argmax over the first dimension is slower
             symbols.masked_fill_(logits > best, level)
-            torch.maximum(best, logits, out=best)
+            best = torch.maximum(best, logits)
         return symbols
 
     def counts(self, variables: Variables, codebook: Codebook) -> Tensor:
@@ -94,8 +101,15 @@ class Categorical:
         return self.counts(variables, codebook) @ lengths.double()
 
 
+def _moments(logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    probabilities = torch.softmax(logits, 0)
+    mean = torch.tensordot(values, probabilities, 1)
+    deviation = values.reshape(-1, *[1] * mean.ndim) - mean
+    return mean, (probabilities * deviation.square()).sum(0)
+
+
 class _Moments(torch.autograd.Function):
-    """Mean and variance over the levels, level by level: memory for the probabilities alone.
+    """`_moments` level by level: memory for the probabilities alone.
 
     d mean / d logit_k = p_k (v_k - mean), d variance / d logit_k = p_k ((v_k - mean)^2 - variance).
     """
@@ -115,11 +129,13 @@ class _Moments(torch.autograd.Function):
     def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
         ctx.mark_non_differentiable(output[2])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(inputs[1], *output)
+        ctx.save_for_backward(*inputs, *output)
 
     @staticmethod
     def backward(ctx, by_mean, by_variance, _):  # type: ignore[no-untyped-def]
-        values, mean, variance, probabilities = ctx.saved_tensors
+        logits, values, mean, variance, probabilities = ctx.saved_tensors
+        if differentiated_again(by_mean, by_variance):
+            return differentiate(_moments, (logits, values), (by_mean, by_variance))
         by_mean = torch.zeros_like(mean) if by_mean is None else by_mean
         by_logits, by_values = torch.empty_like(probabilities), torch.empty_like(values)
         for k, (probability, value) in enumerate(zip(probabilities, values, strict=True)):

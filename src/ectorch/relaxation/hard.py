@@ -7,7 +7,10 @@ nothing here: ``strength`` is the knob.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -30,6 +33,7 @@ class Hard:
 
     lengths: LengthRule = running_maximum
     strength: float = 0.05
+    trains_weight: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengths", find_rule(self.lengths))
@@ -53,13 +57,12 @@ class Hard:
 
     @torch.no_grad()
     def symbols(self, variables: Variables, codebook: Codebook) -> Tensor:
-        values = codebook.values.double()
-        counts = soft_counts(variables["weight"], codebook.levels, codebook.locate)
+        weight, values = variables["weight"].detach(), codebook.values.detach().double()
+        counts = soft_counts(weight, codebook.levels, codebook.locate)
         charges = self.lengths(counts, codebook.zero) * values.diff().min().square()
-        edges, levels = _cheapest(values.tolist(), (self.strength * charges).tolist())
-        weight = variables["weight"]
-        place = torch.bucketize(weight.contiguous(), weight.new_tensor(edges), out_int32=True)
-        return torch.tensor(levels, device=weight.device)[place]
+        apply: Callable[..., Tensor] = _Edges.apply
+        edges = apply(values, self.strength * charges).to(weight.dtype)
+        return torch.bucketize(weight.contiguous(), edges)
 
     def counts(self, variables: Variables, codebook: Codebook) -> Tensor:
         return hard_counts(self.symbols(variables, codebook), codebook.levels).double()
@@ -69,21 +72,44 @@ class Hard:
         return torch.zeros((), dtype=torch.float64, device=lengths.device)
 
 
-def _cheapest(values: list[float], charges: list[float]) -> tuple[list[float], list[int]]:
-    """Where ``argmin_k (w - values[k])^2 + charges[k]`` changes with w, and its levels between.
+class _Edges(torch.autograd.Function):
+    """`_edges` of tensors: a loop on the host, under vmap one network after another."""
 
-    The square of w is common to all, so the minimum is the lower envelope of straight lines.
+    @staticmethod
+    def forward(values: Tensor, charges: Tensor) -> Tensor:
+        return values.new_tensor(_edges(values.tolist(), charges.tolist()))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(info, in_dims, *inputs):  # type: ignore[no-untyped-def]
+        rows = (
+            [tensor] * info.batch_size if dim is None else tensor.unbind(dim)
+            for tensor, dim in zip(inputs, in_dims, strict=True)
+        )
+        return torch.stack([*map(_Edges.apply, *rows)]), 0
+
+
+def _edges(values: list[float], charges: list[float]) -> list[float]:
+    """Where ``argmin_k (w - values[k])^2 + charges[k]`` rises with w past each level but the last.
+
+    The square of w is common to all, so the minimum is the lower envelope of straight lines. Levels
+    that are never the cheapest have no room between two edges.
     """
     edges: list[float] = []
     levels = [0]
     for k in range(1, len(values)):
         while True:
             rise = charges[k] + values[k] ** 2 - charges[levels[-1]] - values[levels[-1]] ** 2
-            edge = rise / (2 * (values[k] - values[levels[-1]]))
+            gap = values[k] - values[levels[-1]]  # 0 where half precision runs out of numbers
+            edge = rise / (2 * gap) if gap else math.inf
             if not edges or edge > edges[-1]:
                 break
             edges.pop()
             levels.pop()
         edges.append(edge)
         levels.append(k)
-    return edges, levels
+    steps = zip(levels, [*levels[1:], len(values) - 1], [*edges, math.inf], strict=True)
+    return [edge for here, after, edge in steps for _ in range(here, after)]

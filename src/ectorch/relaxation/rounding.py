@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from ectorch.codebook import Codebook
 from ectorch.entropy import pieces
+from ectorch.transforms import clamp_, transformed
 
 _NOISE_BITS = 16
 
@@ -28,10 +29,10 @@ def rounded(weight: Tensor, codebook: Codebook, noise: Tensor | None) -> Tensor:
     Detached: `straight_through` gives it gradients.
     """
     if codebook.step is not None:
-        weight, step = weight.detach(), codebook.step.detach()
-        index = (weight / step).round_() if noise is None else (weight / step + noise).floor_()
-        # + 0.0 turns -0.0 into +0.0
-        return index.clamp_(*codebook.multiples).to(weight.dtype).mul_(step).add_(0.0)
+        place = codebook.in_steps(weight)
+        index = place.round_() if noise is None else (place + noise).floor_()
+        index = clamp_(index, *codebook.multiples).to(weight.dtype)
+        return index.mul_(codebook.step.detach()).add_(0.0)  # + 0.0 turns -0.0 into +0.0
     lower, fraction = codebook.locate(weight)
     return codebook.values.detach()[lower + (fraction > (0.5 if noise is None else noise))]
 
@@ -42,9 +43,9 @@ def straight_through(value: Tensor, weight: Tensor, codebook: Codebook) -> Tenso
     The gradient passes straight through to the weight, also out of range: an index is clipped,
     never w. It reaches the codebook through what rounding added, as in LSQ (Esser et al., 2020).
     """
-    if not torch.is_grad_enabled():
+    if not (torch.is_grad_enabled() or transformed()):
         return value
-    if codebook.step is not None:
+    if codebook.step is not None and not transformed():
         apply: Callable[..., Tensor] = _StraightThrough.apply
         return apply(value, weight, codebook.step)
     moved = _point(value, codebook) - _point(weight, codebook)
@@ -61,7 +62,7 @@ def _point(weight: Tensor, codebook: Codebook) -> Tensor:
 
 
 class _StraightThrough(torch.autograd.Function):
-    """A value ``step * r`` of a weight ``step * u``: d/dw = 1, d/dstep = r - u."""
+    """A value ``step * r`` of a weight ``step * u``: d/dw = 1, d/dstep = r - u, no curvature."""
 
     @staticmethod
     def forward(value: Tensor, weight: Tensor, step: Tensor) -> Tensor:
@@ -73,7 +74,7 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        value, weight, step = ctx.saved_tensors
+        value, weight, step = (saved.detach() for saved in ctx.saved_tensors)
         parts = zip(pieces(grad), pieces(value), pieces(weight), strict=True)
         moved = torch.stack([torch.dot(by, after - before) for by, after, before in parts]).sum()
         return None, grad, moved / step
