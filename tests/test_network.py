@@ -542,6 +542,7 @@ class Softmax:
     """Logits for every level beside the weight; knows nothing of the rest of the house."""
 
     lengths = staticmethod(free)
+    trains_weight = False
 
     def extra_variables(self, weight, codebook):
         distance = (weight.unsqueeze(-1) - codebook.values).square()
