@@ -160,4 +160,28 @@ def test_lengths_are_those_of_a_relaxation_given_by_name():
     assert Config(lengths=free).make_relaxation() == Bracket(free)
     hard = Config(relaxation="hard", lengths="isotonic", strength=0.5).make_relaxation()
     assert hard == Hard(isotonic, 0.5)
-    assert Config(relaxation="categorical", strength=0.5).make_relaxation() == Categorical()
+    assert Config(relaxation="categorical").make_relaxation() == Categorical()
+
+
+@pytest.mark.parametrize(
+    ("field", "settings"),
+    [
+        ("strength", {"relaxation": "categorical", "strength": 0.5}),
+        ("strength", {"strength": 0.05}),
+        ("strength", {"relaxation": Hard(), "strength": 0.5}),
+        ("lengths", {"relaxation": Bracket(), "lengths": "free"}),
+        ("lengths", {"overrides": {"a": {"relaxation": Bracket(), "lengths": free}}}),
+    ],
+)
+def test_what_a_relaxation_would_not_take_is_refused(field, settings):
+    with pytest.raises(ConfigError, match=field):
+        Config(**settings)
+
+
+def test_another_relaxation_for_some_leaves_what_belongs_to_the_first():
+    changes = {"a": {"relaxation": Bracket(free)}, "b": {"relaxation": "bracket"}}
+    config = Config(relaxation="hard", strength=0.5, lengths="isotonic", overrides=changes)
+    own = {at: config.for_parameter(at, nn.Linear(2, 2), "weight", 2) for at in "abc"}
+    assert own["a"].make_relaxation() == Bracket(free)
+    assert own["b"].make_relaxation() == Bracket(isotonic)
+    assert own["c"].make_relaxation() == Hard(isotonic, 0.5)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ectorch.codebook import CodebookKind
 from ectorch.errors import ConfigError
@@ -25,20 +26,13 @@ RELAXATIONS: dict[str, Callable[..., Relaxation]] = {
     "categorical": Categorical,
     "hard": Hard,
 }
-LAYERS: tuple[type[nn.Module], ...] = (
-    nn.Linear,
-    nn.Bilinear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-    nn.Embedding,
-    nn.EmbeddingBag,
-    nn.MultiheadAttention,
-    nn.RNNBase,
-    nn.RNNCellBase,
+# their parameters scale units one by one: files hold them on grids of their own, or as floats
+NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.LocalResponseNorm,
 )
 _MAX_LEVELS = 1 << 16
 
@@ -61,7 +55,7 @@ class Config:
         lengths: how a relaxation that is given by name charges its levels: "isotonic",
             "running_maximum", "free", "pruning", "cardinality", or a rule of your own, see
             `ectorch.lengths`; None is the relaxation's own default.
-        strength: lambda of "hard", in units of the smallest gap squared a bit.
+        strength: lambda of "hard", in units of the smallest gap squared a bit; None is its default.
         reach: steps of a grid from zero to the farthest weight when training starts. Coarse steps
             are what makes networks sparse (the range has no limit: levels beyond are free for
             weights that grow); random forwards want 3; for plain quantisation give half of
@@ -72,7 +66,9 @@ class Config:
             them): "float32" leaves it, "float16" rounds it, "grid" constrains it with
             ``bias_levels`` on a grid, nearest.
         bias_levels: see ``bias``.
-        include: module types whose own parameters are constrained, and patterns of parameters.
+        include: module types whose own parameters are constrained, and patterns of parameters. None
+            is every floating parameter of two dimensions or more, whatever module has it, but
+            norms; and the biases beside them.
         exclude: module types and patterns that stay as they are.
         overrides: pattern -> fields of this class for what matches, in order: ``levels``,
             ``relaxation``, ``lengths``, ``strength``, ``forward``, ``codebook``, ``reach``,
@@ -89,12 +85,12 @@ class Config:
     forward: Forward = "nearest"
     codebook: CodebookKind = "grid"
     lengths: str | LengthRule | None = None
-    strength: float = 0.05
+    strength: float | None = None
     reach: float = 1.33
     keep_grid: bool = False
     bias: BiasFormat = "grid"
     bias_levels: int = 65
-    include: tuple[Selector, ...] = LAYERS
+    include: tuple[Selector, ...] | None = None
     exclude: tuple[Selector, ...] = ()
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     alpha_scale: float = 1.0
@@ -127,7 +123,11 @@ class Config:
         )
         if self.lengths is not None:
             find_rule(self.lengths)
-        self._expect("strength", _is_number(self.strength) and self.strength >= 0, "0 or more")
+        if self.strength is not None:
+            self._expect("strength", _is_number(self.strength) and self.strength >= 0, "0 or more")
+            self._expect("strength", chosen == "hard", "None but for relaxation = 'hard'")
+        if not isinstance(chosen, str):
+            self._expect("lengths", self.lengths is None, "None beside a relaxation with its own")
         self._expect("reach", _is_number(self.reach) and self.reach > 0, "more than 0")
         self._expect(
             "alpha_scale",
@@ -136,6 +136,8 @@ class Config:
         )
         for name in ("include", "exclude"):
             selectors = getattr(self, name)
+            if name == "include" and selectors is None:
+                continue
             self._expect(
                 name,
                 isinstance(selectors, tuple | list) and all(map(_is_selector, selectors)),
@@ -153,13 +155,23 @@ class Config:
                     f"known: {', '.join(sorted(_OVERRIDABLE))}"
                 )
             try:
-                replace(self, overrides={}, **changes)
+                self._changed(changes)
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from None
 
     def _expect(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
             raise ConfigError(f"{name} = {getattr(self, name)!r}: expected {expected}")
+
+    def _changed(self, changes: Mapping[str, Any]) -> Config:
+        """With other fields; what belongs to another relaxation goes with it."""
+        chosen = changes.get("relaxation", self.relaxation)
+        dropped: dict[str, Any] = {"overrides": {}}
+        if chosen != "hard":
+            dropped["strength"] = None
+        if not isinstance(chosen, str):
+            dropped["lengths"] = None
+        return replace(self, **(dropped | dict(changes)))
 
     def for_parameter(
         self, module_name: str, module: nn.Module, parameter: str, dimensions: int
@@ -169,21 +181,27 @@ class Config:
         def matches(selector: Selector) -> bool:
             if isinstance(selector, type):
                 return isinstance(module, selector)
-            return any(fnmatchcase(name, selector) for name in (module_name, full_name))
+            return any(fnmatchcase(name, selector) for name in (module_name, full_name, owner))
 
         full_name = f"{module_name}.{parameter}" if module_name else parameter
-        if not any(map(matches, self.include)) or any(map(matches, self.exclude)):
+        owner = module_name.partition(".parametrizations.")[0]
+        if self.include is None:
+            included = dimensions > 1 or any(dimensions_of(p) > 1 for p in module.parameters(False))
+            included = included and not isinstance(module, NORMS)
+        else:
+            included = any(map(matches, self.include))
+        if not included or any(map(matches, self.exclude)):
             return None
         config = replace(self, overrides={})
         for pattern, changes in self.overrides.items():
             if matches(pattern):
-                config = replace(config, **changes)
+                config = config._changed(changes)
         as_float = config.keep_float or (dimensions < 2 and config.bias == "float32")
         return None if as_float else config
 
     def patterns(self) -> list[str]:
         """Every name pattern that should match something."""
-        selectors = (*self.include, *self.exclude, *self.overrides)
+        selectors = (*(self.include or ()), *self.exclude, *self.overrides)
         return [selector for selector in selectors if isinstance(selector, str)]
 
     def make_relaxation(self) -> Relaxation:
@@ -194,9 +212,14 @@ class Config:
         settings: dict[str, Any] = {}
         if self.lengths is not None:
             settings["lengths"] = find_rule(self.lengths)
-        if chosen == "hard":
+        if self.strength is not None:
             settings["strength"] = self.strength
         return RELAXATIONS[chosen](**settings)
+
+
+def dimensions_of(parameter: Tensor) -> int:
+    """Of a parameter; a lazy one will have two or more."""
+    return 2 if is_lazy(parameter) else parameter.ndim
 
 
 def _is_number(value: object) -> bool:

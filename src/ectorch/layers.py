@@ -222,6 +222,16 @@ def release(module: nn.Module) -> None:
     _set_constraints(module, {})
 
 
+def abandon(module: nn.Module, name: str) -> None:
+    """Undo `constrain` or `tie`, as far as it went; the Parameter is as it was."""
+    constraint = constraints(module).get(name)
+    suffixes = (_LOG_GAPS, _LENGTHS, _BITS) if constraint is None else constraint.added
+    for suffix in suffixes:
+        module._parameters.pop(f"{name}_{suffix}", None)
+        module._buffers.pop(f"{name}_{suffix}", None)
+    _set_constraints(module, {n: c for n, c in constraints(module).items() if n != name})
+
+
 def _set_constraints(module: nn.Module, new: dict[str, Constraint]) -> None:
     base = kind_of(module)
     module.__dict__.pop(_CONSTRAINTS, None)

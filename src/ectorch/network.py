@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
-from torch.nn.utils.parametrize import is_parametrized
 
 from ectorch import codebook, layers, units
-from ectorch.config import Config
-from ectorch.errors import ConfigError, DivergedError, UnsupportedLayerError
+from ectorch.checks import check_places
+from ectorch.config import NORMS, Config, dimensions_of
+from ectorch.errors import ConfigError, DivergedError
 from ectorch.layers import Constraint
 from ectorch.transforms import transformed
 
+_WORTH_A_WORD = 0.1  # share of the bytes
 _CODEBOOK_LR_SCALE = 0.1  # codebooks that move fast collapse
 
 
@@ -27,21 +29,54 @@ def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
     Names, Parameters and plain checkpoints stay what they were; ``<name>_log_gaps``,
     ``<name>_lengths`` and ``<name>_bits`` join the state dict. A Parameter that several modules
     share is constrained in all of them as in the first that ``config`` names. Build the optimizer
-    from `param_groups` afterwards.
+    from `param_groups` afterwards. `ectorch.coverage` tells what is constrained and what is not.
+
+    With the default ``Config(reach=1.33)`` a network is far coarser at once than it was, and so is
+    its accuracy; training brings it back. ``reach=16`` starts near where the network is.
 
     Returns:
         ``model``.
 
     Raises:
         ConfigError: when a pattern matches nothing, or a parameter is constrained already.
-        UnsupportedLayerError: for a lazy, scripted, parametrized or non-float parameter. Nothing
-            was changed then.
+        UnsupportedLayerError: for parameters that cannot be trained so: lazy, scripted,
+            parametrized, under an old weight norm or pruning; of embeddings with ``max_norm`` or
+            sparse gradients; not of plain floats, or not finite. All are named, and nothing was
+            changed then.
 
     >>> net = prepare(nn.Sequential(nn.Linear(4, 3)), Config(levels=3))
     >>> net[0].weight.unique().numel() <= 3
     True
     """
     config = config or Config()
+    chosen = _choose(model, config)
+    places = [
+        (f"{module_name}.{name}" if module_name else name, module, name, parameter)
+        for module_name, module in model.named_modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and id(parameter) in chosen
+    ]
+    check_places(places)
+    first: dict[int, tuple[nn.Module, str]] = {}
+    done: list[tuple[nn.Module, str]] = []
+    try:
+        for _, module, name, parameter in places:
+            holder = first.setdefault(id(parameter), (module, name))
+            done.append((module, name))
+            if holder == (module, name):
+                layers.constrain(module, name, _constraint(chosen[id(parameter)], parameter.ndim))
+            else:
+                layers.tie(module, name, *holder)
+    except BaseException:  # of a relaxation of the user's own, say
+        for module, name in done:
+            layers.abandon(module, name)
+        raise
+    _warn_of_floats(model, config)
+    return model
+
+
+def _choose(model: nn.Module, config: Config) -> dict[int, Config]:
+    """The settings of each parameter to constrain, by its id."""
     chosen: dict[int, Config] = {}
     unmatched = set(config.patterns())
     for module_name, module in model.named_modules():
@@ -52,29 +87,37 @@ def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
             }
             if parameter is None:
                 continue
-            own = config.for_parameter(module_name, module, name, parameter.ndim)
+            own = config.for_parameter(module_name, module, name, dimensions_of(parameter))
             if own is not None:
                 chosen.setdefault(id(parameter), own)
     if unmatched:
         raise ConfigError(f"no parameter matches {', '.join(sorted(map(repr, unmatched)))}")
     if not chosen:
         raise ConfigError(f"{type(model).__name__} has no parameter that the config includes")
-    places = [
-        (module_name, module, name, parameter)
+    return chosen
+
+
+def _warn_of_floats(model: nn.Module, config: Config) -> None:
+    """Say what a network keeps in floats though nobody asked for that."""
+    left = {
+        f"{module_name}.{name}" if module_name else name: parameter.nbytes
         for module_name, module in model.named_modules()
         for name, parameter in module._parameters.items()
-        if parameter is not None and id(parameter) in chosen
-    ]
-    for module_name, module, name, parameter in places:
-        _check(f"{module_name}.{name}" if module_name else name, module, name, parameter)
-    first: dict[int, tuple[nn.Module, str]] = {}
-    for _, module, name, parameter in places:
-        holder = first.setdefault(id(parameter), (module, name))
-        if holder == (module, name):
-            layers.constrain(module, name, _constraint(chosen[id(parameter)], parameter.ndim))
-        else:
-            layers.tie(module, name, *holder)
-    return model
+        if parameter is not None
+        and config.include is None
+        and not isinstance(module, NORMS)
+        and not layers.constraints(module)
+        and config.for_parameter(module_name, module, name, 2) is not None
+    }
+    share = sum(left.values()) / max(sum(p.nbytes for p in model.parameters()), 1)
+    if share > _WORTH_A_WORD:
+        largest = ", ".join(sorted(left, key=lambda name: -left[name])[:3])
+        warnings.warn(
+            f"{100 * share:.0f} % of the parameters' bytes stay float, {largest} above all: "
+            "Config(include=...) constrains them, Config(exclude=...) says that they shall; "
+            "ectorch.coverage(model) lists all",
+            stacklevel=3,
+        )
 
 
 def param_groups(
@@ -143,10 +186,14 @@ def penalty(model: nn.Module, alpha: float, examples: int, refresh: bool = True)
         () float32, differentiable.
 
     Raises:
-        ConfigError: when the model has not been prepared.
+        ConfigError: when the model has not been prepared, or alpha or examples cannot be.
         DivergedError: when a constrained parameter on the CPU holds NaN or infinity. On other
             devices the penalty is NaN, and `convert` raises: nothing waits for the device here.
     """
+    for name, value, least in (("alpha", alpha, 0), ("examples", examples, 1)):
+        known = isinstance(value, Real) and not isinstance(value, bool)
+        if not (known and least <= value < math.inf):
+            raise ConfigError(f"{name} = {value!r}: expected a finite number, {least} or more")
     constrained = [*constrained_parameters(model)]
     if not constrained:
         raise ConfigError(f"{type(model).__name__} is not prepared: call ectorch.prepare first")
@@ -274,20 +321,3 @@ def _constraint(config: Config, dimensions: int) -> Constraint:
         keep_grid=config.keep_grid,
         alpha_scale=config.alpha_scale,
     )
-
-
-def _check(full_name: str, module: nn.Module, name: str, parameter: Tensor) -> None:
-    kind = type(module).__name__
-    if name in layers.constraints(module):
-        raise ConfigError(f"{full_name} ({kind}) is constrained already: convert it first")
-    if isinstance(parameter, UninitializedParameter):
-        raise UnsupportedLayerError(f"{full_name} ({kind}) is lazy: run one batch, then prepare")
-    if is_parametrized(module):
-        raise UnsupportedLayerError(
-            f"{full_name} ({kind}) is parametrized: torch.nn.utils.parametrize."
-            "remove_parametrizations, then prepare, or exclude it"
-        )
-    if isinstance(module, torch.jit.ScriptModule):
-        raise UnsupportedLayerError(f"{full_name} ({kind}) is scripted: prepare, then script")
-    if not parameter.is_floating_point():
-        raise UnsupportedLayerError(f"{full_name} ({kind}) is {parameter.dtype}, expected floats")
