@@ -114,7 +114,7 @@ def decode_tensor(
     items = range(count) if items is None else items
     if coding in _SYMBOLS:
         return _decode_symbols(coding, Cursor(payload, what), dtype, shape, counts, items, map)
-    return _decode_whole(coding, payload, dtype, count, what)[items.start : items.stop]
+    return _decode_items(coding, payload, dtype, count, what, items)
 
 
 def layout_of(
@@ -243,18 +243,21 @@ def _decode_symbols(
     return take(levels.patterns, symbols[items.start - first : items.stop - first])
 
 
-def _decode_whole(coding: Coding, payload: bytes, dtype: str, count: int, what: str) -> Bits:
+def _decode_items(
+    coding: Coding, payload: bytes, dtype: str, count: int, what: str, items: range
+) -> Bits:
     if coding == Coding.ZSTD:
-        return floats.decode_zstd(payload, dtype, count, what)
+        return floats.decode_zstd(payload, dtype, count, what)[items.start : items.stop]
     if coding == Coding.PLANES:
-        return planes.decode(payload, dtype, count, what)
+        return planes.decode(payload, dtype, count, what, items)
     half = coding == Coding.HALF
     if half and dtype != "float32":
         raise FormatError(f"{what}: stored as halves of {dtype}, expected float32")
-    size = count * (2 if half else DTYPES[dtype])
-    if len(payload) != size:
-        raise FormatError(f"{what}: {size} bytes expected, {len(payload)} stored")
-    return floats.decode_half(payload, what) if half else bits_from_bytes(payload, dtype)
+    width = 2 if half else DTYPES[dtype]
+    if len(payload) != count * width:
+        raise FormatError(f"{what}: {count * width} bytes expected, {len(payload)} stored")
+    part = memoryview(payload)[items.start * width : items.stop * width]
+    return floats.decode_half(part, what) if half else bits_from_bytes(part, dtype)
 
 
 class _Stream(Protocol):

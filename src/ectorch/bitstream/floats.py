@@ -20,12 +20,12 @@ _HALF_ITEMS = 1 << 18  # that are converted at once
 
 
 def encode_zstd(tensor: RawTensor) -> bytes:
-    return compress(tensor.bits.astype(tensor.bits.dtype.newbyteorder("<"), copy=False))
+    return compress(tensor.bits.astype(tensor.bits.dtype.newbyteorder("<"), copy=False).data)
 
 
-def compress(data: bytes | np.ndarray, level: int | None = None) -> bytes:
+def compress(data: bytes | memoryview, level: int | None = None) -> bytes:
     """One zstd frame; ``level`` follows from the size unless it is given."""
-    size = len(memoryview(data).cast("B"))
+    size = memoryview(data).nbytes
     if level is None:
         level = _ZSTD_LEVEL if size <= _LARGE_BYTES else _ZSTD_LEVEL_LARGE
     frame: bytes = _zstandard().ZstdCompressor(level=level, write_content_size=False).compress(data)
@@ -64,11 +64,11 @@ def decode_zstd_into(
             kept = part[: len(out) - at]
             out[at : at + len(kept)] = kept
             at += len(part)
-            if at > len(out) or at == len(out) and not whole:
+            if at > len(out) or (at == len(out) and not whole):
                 break
     except zstandard.ZstdError as error:
-        raise FormatError(f"{what}: {error}") from error
-    if at < len(out) or whole and (at > len(out) or not frame.eof or frame.unused_data):
+        raise FormatError(f"{what}: zstd: {error}") from error
+    if at < len(out) or (whole and (at > len(out) or not frame.eof or frame.unused_data)):
         raise FormatError(f"{what}: zstd frame does not hold {len(out)} bytes")
 
 
@@ -115,7 +115,7 @@ def encode_half(tensor: RawTensor) -> bytes | None:
     return halves.tobytes()
 
 
-def decode_half(data: bytes, what: str) -> Bits:
+def decode_half(data: bytes | memoryview, what: str) -> Bits:
     """Bit patterns of float32 from float16; ``what`` names the tensor in errors.
 
     Raises:

@@ -105,7 +105,7 @@ def estimate_bits(counts: np.ndarray) -> float:
 
 
 def count(symbols: np.ndarray, levels: int) -> np.ndarray:
-    """(levels,) int64: how often each level occurs; block by block, as NumPy widens what it counts."""
+    """(levels,) int64: how often each occurs; by blocks, as NumPy widens what it counts."""
     total = np.zeros(levels, np.int64)
     for start in range(0, len(symbols), _COUNTED_ITEMS):
         total += np.bincount(symbols[start : start + _COUNTED_ITEMS], minlength=levels)
@@ -148,9 +148,7 @@ def decode(data: bytes, count: int, levels: int, what: str) -> np.ndarray:
     return out
 
 
-def decode_into(
-    data: bytes, out: np.ndarray, levels: int, what: str, whole: bool = True
-) -> None:
+def decode_into(data: bytes, out: np.ndarray, levels: int, what: str, whole: bool = True) -> None:
     """Fill ``out``, uint8 or uint16, contiguous, as `decode` does; two levels at least.
 
     Args:
