@@ -21,6 +21,7 @@ from ectorch.bitstream.wire import Cursor
 from ectorch.errors import FormatError
 
 _MANY_ITEMS = 1 << 14  # fewer gain nothing by rANS
+_TOGETHER_ITEMS = 1 << 20  # chunks of fewer are decoded by one task
 _SAMPLE_ITEMS = 1 << 18
 _LIGHT_SHARE = 0.999  # of static bytes: it takes several times as long, and gains on the way
 _QUICK_ZSTD_LEVEL = 3
@@ -230,17 +231,26 @@ def _decode_symbols(
     if coding == Coding.CONTEXT:
         stream = ContextStream(cursor, shape, Alphabet(many, levels.zero), counts)
     elif coding == Coding.RANS:
-        stream = RansStream(cursor.rest(), count, many, cursor.what)
+        stream = RansStream(cursor.view(cursor.remaining), count, many, cursor.what)
     else:
         stream = StaticStream(cursor.rest(), count, many, cursor.what)
     step = stream.chunk_items
     chunks = range(items.start // step, -(-items.stop // step)) if items else range(0)
-    first = chunks.start * step
-    symbols = np.empty(min(chunks.stop * step, count) - first if chunks else 0, np.uint16)
-    parts = [symbols[at * step - first :][:step] for at in chunks]
-    for _ in map(lambda work: stream.decode_into(*work), list(zip(chunks, parts, strict=True))):
+    bits = np.empty(len(items), levels.patterns.dtype)
+
+    def decode(some: range) -> None:
+        first = some.start * step
+        symbols = np.empty(min(some.stop * step, count) - first, np.uint16)
+        for at in some:
+            stream.decode_into(at, symbols[at * step - first :][:step])
+        start, stop = max(first, items.start), min(first + len(symbols), items.stop)
+        out = bits[start - items.start : stop - items.start]
+        take(levels.patterns, symbols[start - first : stop - first], out)
+
+    together = max(1, _TOGETHER_ITEMS // step)
+    for _ in map(decode, [chunks[at : at + together] for at in range(0, len(chunks), together)]):
         pass
-    return take(levels.patterns, symbols[items.start - first : items.stop - first])
+    return bits
 
 
 def _decode_items(

@@ -113,17 +113,17 @@ def find_levels(bits: Bits, dtype: str) -> tuple[Levels, np.ndarray] | None:
     if _UNUSED_LEVEL_BITS * (count - len(patterns)) > 8 * patterns.nbytes:
         return Levels(patterns), symbols
     patterns = _to_bits(_grid_values(step, first, count, dtype), dtype)
-    return Levels(patterns, step, first), take((index - first).astype(np.uint16), symbols)
+    return Levels(patterns, step, first), take((index - first).astype(np.uint16), symbols, symbols)
 
 
-def take(table: np.ndarray, symbols: np.ndarray) -> np.ndarray:
-    """``table[symbols]``, of unsigned integers and (n,) uint16 symbols."""
+def take(table: np.ndarray, symbols: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """``table[symbols]``, of unsigned integers and (n,) uint16 symbols; into ``out``, if any."""
     native = compiled(0)
+    out = np.empty(len(symbols), table.dtype) if out is None else out
     if native is None:
-        taken: np.ndarray = table[symbols]
-        return taken
-    out = np.empty(len(symbols), table.dtype)
-    native.take(table, symbols, out)
+        out[:] = table[symbols]
+    else:
+        native.take(table, symbols, out)
     return out
 
 
