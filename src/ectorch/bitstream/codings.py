@@ -72,24 +72,35 @@ class Surroundings:
 def encode_tensor(tensor: RawTensor, around: Surroundings | None = None) -> tuple[Coding, bytes]:
     """The smallest payload of those that the preset tries; a tie goes to the lower id."""
     around = around or Surroundings()
-    candidates: list[tuple[Coding, bytes]] = []
+    found = find_levels(tensor.bits, tensor.dtype) if len(tensor.bits) else None
+    best = _Best(tensor.bits.nbytes)
     if len(tensor.bits):
-        if (half := floats.encode_half(tensor)) is not None:
-            candidates.append((Coding.HALF, half))
-        found = find_levels(tensor.bits, tensor.dtype)
-        if found is not None:
-            candidates += _encode_symbols(*found, tensor, around)
-        small = around.preset is Preset.SMALL and (around.layout is None or found is None)
-        if small:
-            candidates.append((Coding.ZSTD, floats.encode_zstd(tensor)))
-        if small or found is None:
-            limit = min([tensor.bits.nbytes, *(len(payload) for _, payload in candidates)])
-            split = planes.encode(tensor, limit, None if small else _QUICK_ZSTD_LEVEL)
-            candidates += [] if split is None else [(Coding.PLANES, split)]
-    best = min(candidates, key=lambda candidate: (len(candidate[1]), candidate[0]), default=None)
-    if best is None or len(best[1]) >= tensor.bits.nbytes:
+        best.offer(Coding.HALF, floats.encode_half(tensor))
+    if found is not None:
+        for coding, payload in _encode_symbols(*found, tensor, around):
+            best.offer(coding, payload)
+    small = around.preset is Preset.SMALL and (around.layout is None or found is None)
+    if len(tensor.bits) and (small or found is None):
+        level = None if small else _QUICK_ZSTD_LEVEL
+        best.offer(Coding.PLANES, planes.encode(tensor, best.size, level))
+    if len(tensor.bits) and small:
+        best.offer(Coding.ZSTD, floats.encode_zstd(tensor, best.size + (best.coding > Coding.ZSTD)))
+    if best.payload is None:
         return Coding.RAW, tensor.little_endian()
-    return best
+    return best.coding, best.payload
+
+
+@dataclass
+class _Best:
+    """The smallest payload so far, if it is smaller than ``size``; others are not kept."""
+
+    size: int
+    coding: Coding = Coding.RAW
+    payload: bytes | None = None
+
+    def offer(self, coding: Coding, payload: bytes | None) -> None:
+        if payload is not None and (len(payload), coding) < (self.size, self.coding):
+            self.size, self.coding, self.payload = len(payload), coding, payload
 
 
 def decode_tensor(
@@ -163,6 +174,8 @@ def _encode_symbols(
     many = len(levels.patterns)
     if many == 1:
         yield Coding.STATIC, book
+        return
+    if len(book) >= tensor.bits.nbytes:
         return
     counts = rans.count_symbols(symbols, many, around.map)
     entropy_bytes = static.entropy_bits(counts) / 8

@@ -27,6 +27,7 @@ _SKETCH_LEVEL = 3  # of zstd, while transforms are compared
 _SKETCH_SLACK = 2  # given up past so many times the limit: a higher level will not make it up
 _SKETCH_ITEMS = 1 << 20  # of the middle, that transforms are compared by
 _BLOCK_ITEMS = 1 << 18  # that are worked on at once: temporaries stay small
+_LEAST_PLANE_BYTES = 2  # of a constant one
 _STATIC_HEAD_BYTES = 5  # kind, lowest and highest byte, two bytes of size: what most planes have
 
 
@@ -54,6 +55,8 @@ def encode(tensor: RawTensor, limit: int, level: int | None = None) -> bytes | N
         level: of zstd, see `ectorch.bitstream.floats.compress`.
     """
     bits = tensor.bits
+    if limit <= 1 + _LEAST_PLANE_BYTES * bits.itemsize:
+        return None
     first = max(0, (len(bits) - _SKETCH_ITEMS) // 2)
     sample = bits[first : first + _SKETCH_ITEMS]
     about, distance, sign = min(
@@ -158,7 +161,8 @@ def _plane(bits: Bits, distance: int, sign: Sign, place: int) -> Plane:
 
 def _sketch_bytes(bits: Bits, distance: int, sign: Sign) -> float:
     """About what `encode` spends on these items."""
-    planes = [_plane(bits, distance, sign, place) for place in range(bits.itemsize)]
+    transformed = _transform(bits, distance, sign)
+    planes = [_plane(transformed, 0, Sign.STAYS, place) for place in range(bits.itemsize)]
     plain = [_size(_encode_plain(plane, _SKETCH_LEVEL)) for plane in planes]
     return sum(
         min(size, _static_bytes(plane, size)) for plane, size in zip(planes, plain, strict=True)
@@ -173,13 +177,18 @@ def _encode_plain(plane: Plane, level: int | None) -> _Coded:
     """The smallest of all but the static coder."""
     if plane.min() == plane.max():
         return bytes([PlaneCoding.CONSTANT]), bytes([plane[0]])
-    frame = floats.compress(plane.data, level)
     raw: _Coded = bytes([PlaneCoding.RAW]), plane.data
+    if _size(raw) <= floats.LEAST_FRAME_BYTES:
+        return raw
+    frame = floats.compress(plane.data, level)
     return min(raw, (bytes([PlaneCoding.ZSTD]) + varint(len(frame)), frame), key=_size)
 
 
 def _static_bytes(plane: Plane, most: int) -> float:
     """Estimated bytes of `_encode_static`, at once infinite where they are ``most`` or more."""
+    table_bits = static.least_table_bits(int(plane.max()) - int(plane.min()) + 1)
+    if _STATIC_HEAD_BYTES + table_bits / 8 >= most:
+        return float("inf")
     counts = np.trim_zeros(static.count(plane, 256))
     if np.count_nonzero(counts) == 1 or static.entropy_bits(counts) >= 8 * most:
         return float("inf")

@@ -47,8 +47,7 @@ class PricedTables:
         self._frequencies = _scaled(counts, self.scales)
         lengths = np.frexp(self._frequencies)[1]
         mantissas = np.maximum(lengths - 1, 0)
-        stored = len(counts) - 1
-        fields = _SCALE_FIELD_BITS + _index_bits(len(counts)) + _CLASS_FIELD_BITS * stored
+        fields = least_table_bits(len(counts))
         logs = np.log2(self._frequencies[:, used])
         symbols = self.scales * float(counts.sum()) - logs @ counts[used].astype(np.float64)
         self.bits = symbols + fields + mantissas.sum(1) - mantissas.max(1)
@@ -90,6 +89,11 @@ def decode_table(data: bytes, levels: int, what: str) -> FrequencyTable:
     if not coder.exhausted:
         raise FormatError(f"{what}: bytes left after the last frequency")
     return table
+
+
+def least_table_bits(levels: int) -> int:
+    """Bits of a table whose frequencies are the smallest."""
+    return _SCALE_FIELD_BITS + _index_bits(levels) + _CLASS_FIELD_BITS * (levels - 1)
 
 
 def entropy_bits(counts: np.ndarray) -> float:
