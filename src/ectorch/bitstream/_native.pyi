@@ -17,13 +17,16 @@ class Stop:
 
 def static_encode(symbols: _Symbols, frequencies: _Frequencies, scale_bits: int) -> bytes: ...
 def static_decode(
-    data: bytes, symbols: npt.NDArray[np.unsignedinteger], levels: int, whole: bool = True
+    data: bytes | memoryview,
+    symbols: npt.NDArray[np.unsignedinteger],
+    levels: int,
+    whole: bool = True,
 ) -> None: ...
-def decode_table(data: bytes, frequencies: _Frequencies) -> int: ...
+def decode_table(data: bytes | memoryview, frequencies: _Frequencies) -> int: ...
 def count_symbols(symbols: _Symbols, counts: _Counts) -> None: ...
 def count_runs(symbols: _Symbols, zero: int, counts: _Counts) -> None: ...
 def rans_encode_dense(symbols: _Symbols, frequencies: _Frequencies, scale_bits: int) -> bytes: ...
-def rans_decode_dense(data: bytes, slots: _Slots, symbols: _Symbols) -> None: ...
+def rans_decode_dense(data: bytes | memoryview, slots: _Slots, symbols: _Symbols) -> None: ...
 def rans_encode_runs(
     symbols: _Symbols,
     zero: int,
@@ -33,7 +36,12 @@ def rans_encode_runs(
     symbol_scale_bits: int,
 ) -> tuple[int, bytes]: ...
 def rans_decode_runs(
-    data: bytes, tokens: int, zero: int, run_slots: _Slots, symbol_slots: _Slots, symbols: _Symbols
+    data: bytes | memoryview,
+    tokens: int,
+    zero: int,
+    run_slots: _Slots,
+    symbol_slots: _Slots,
+    symbols: _Symbols,
 ) -> None: ...
 def context_encode(
     symbols: _Symbols,
@@ -46,7 +54,7 @@ def context_encode(
     hint: npt.NDArray[np.uint32],
 ) -> bytes: ...
 def context_decode(
-    data: bytes,
+    data: bytes | memoryview,
     symbols: _Symbols,
     shape: tuple[int, int, int, int],
     order: int,

@@ -218,7 +218,7 @@ def _decode_plane(cursor: Cursor, count: int, items: range, out: Plane) -> None:
         low, high = cursor.take(2)
         if low >= high:
             raise FormatError(f"{cursor.what}: plane of the bytes {low} to {high}")
-        stream = cursor.take(cursor.varint())
+        stream = cursor.view(cursor.varint())
         plane = np.empty(items.stop, np.uint8)
         static.decode_into(stream, plane, high - low + 1, cursor.what, whole)
         np.add(plane[items.start :], np.uint8(low), out=out)
