@@ -80,7 +80,8 @@ void poll() {
     if (PyErr_CheckSignals()) throw nb::python_error();
 }
 
-nb::bytes static_encode(In<std::uint16_t> symbols, In<std::uint32_t> frequencies, int scale_bits) {
+template <class Symbol>
+nb::bytes static_encode(In<Symbol> symbols, In<std::uint32_t> frequencies, int scale_bits) {
     ectorch::StaticTable table;
     table.frequencies.assign(frequencies.data(), frequencies.data() + frequencies.size());
     table.scale_bits = scale_bits;
@@ -229,7 +230,9 @@ void take(In<Bits> table, In<std::uint16_t> symbols, Out<Bits> out) {
 auto array(const char* name) { return nb::arg(name).noconvert(); }
 
 template <class Symbol>
-void define_static_decode(nb::module_& m) {
+void define_static(nb::module_& m) {
+    m.def("static_encode", &static_encode<Symbol>, array("symbols"), array("frequencies"),
+          "scale_bits"_a);
     m.def("static_decode", &static_decode<Symbol>, "data"_a, array("symbols"), "levels"_a,
           "whole"_a = true);
 }
@@ -248,9 +251,8 @@ NB_MODULE(_native, m) {
     nb::exception<ectorch::DamagedStream>(m, "DamagedStream", PyExc_ValueError);
     nb::exception<Stopped>(m, "Stopped", PyExc_RuntimeError);
     nb::class_<Stop>(m, "Stop").def(nb::init<>()).def("watch", &Stop::watch).def("set", &Stop::set);
-    m.def("static_encode", &static_encode, array("symbols"), array("frequencies"), "scale_bits"_a);
-    define_static_decode<std::uint8_t>(m);
-    define_static_decode<std::uint16_t>(m);
+    define_static<std::uint8_t>(m);
+    define_static<std::uint16_t>(m);
     m.def("decode_table", &decode_table, "data"_a, array("frequencies"));
     m.def("count_symbols", &count_symbols, array("symbols"), array("counts"));
     m.def("count_runs", &count_runs, array("symbols"), "zero"_a, array("counts"));

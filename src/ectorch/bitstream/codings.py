@@ -81,11 +81,13 @@ def encode_tensor(tensor: RawTensor, around: Surroundings | None = None) -> tupl
     if found is not None:
         for coding, payload in _encode_symbols(*found, tensor, around):
             best.offer(coding, payload)
-    small = around.preset is Preset.SMALL and (around.layout is None or found is None)
+    few = found is not None
+    del found  # the symbols are large
+    small = around.preset is Preset.SMALL and (around.layout is None or not few)
     level = None if small else _QUICK_ZSTD_LEVEL
     balanced = around.preset is Preset.BALANCED
     many = balanced and best.size > _MANY_SHARE * tensor.bits.nbytes
-    if len(tensor.bits) and (small or many or found is None):
+    if len(tensor.bits) and (small or many or not few):
         best.offer(Coding.PLANES, planes.encode(tensor, best.size, level))
     if len(tensor.bits) and (small or balanced):
         limit = best.size + (best.coding > Coding.ZSTD)
@@ -273,6 +275,7 @@ def _decode_symbols(
     else:
         stream = StaticStream(cursor.view(cursor.remaining), count, many, cursor.what)
     step = stream.chunk_items
+    kind = np.uint8 if coding == Coding.STATIC and many <= 1 << 8 else np.uint16
     chunks = range(items.start // step, -(-items.stop // step)) if items else range(0)
     bits = np.empty(len(items), levels.patterns.dtype)
 
@@ -281,7 +284,7 @@ def _decode_symbols(
         start, stop = max(first, items.start), min(last, items.stop)
         out = bits[start - items.start : stop - items.start]
         in_place = bits.itemsize == 2 and len(out) == last - first
-        symbols = out if in_place else np.empty(last - first, np.uint16)
+        symbols = out if in_place else np.empty(last - first, kind)
         for at in some:
             stream.decode_into(at, symbols[at * step - first :][:step])
         take(levels.patterns, symbols[start - first : stop - first], out)

@@ -128,7 +128,7 @@ def _restore(bits: Bits, distance: int, sign: Sign) -> Bits:
     for start in range(0, len(bits) if sign != Sign.STAYS else 0, _BLOCK_ITEMS):
         part = bits[start : start + _BLOCK_ITEMS]
         part[:] = _rotate(_invert(part) if sign == Sign.ZIGZAG else part, 8 * bits.itemsize - 1)
-    if distance:
+    if 0 < distance < len(bits):
         whole = len(bits) // distance * distance
         rows = bits[:whole].reshape(-1, distance)
         np.cumsum(rows, axis=0, dtype=bits.dtype, out=rows)  # modulo 2^bits

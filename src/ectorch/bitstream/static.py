@@ -127,9 +127,9 @@ def encode(symbols: np.ndarray, levels: int) -> bytes:
     native = compiled(len(symbols))
     if native is not None:
         frequencies = np.array(table.frequencies, np.uint32)
-        stream: bytes = native.static_encode(
-            symbols.astype(np.uint16, copy=False), frequencies, table.scale_bits
-        )
+        if symbols.dtype != np.uint8:
+            symbols = symbols.astype(np.uint16, copy=False)
+        stream: bytes = native.static_encode(symbols, frequencies, table.scale_bits)
         return stream
     coder = RangeEncoder()
     _encode_table(coder, table)
