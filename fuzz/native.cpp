@@ -1,9 +1,12 @@
-// libFuzzer target over the compiled decoders: the first bytes choose one and its sizes, the rest is
+// libFuzzer target over the compiled coders: the first bytes choose one and its sizes, the rest is
 // its stream. What decodes is encoded and decoded again; rANS even has to give the same bytes. As a
 // changed rANS stream hardly ever decodes, its rest may also be symbols to encode, then to decode.
+// Encoders also get tables and symbols that do not fit each other: they refuse them or code them.
 #include <cstdlib>
+#include <cstring>
 
 #include "../native/context_model.hpp"
+#include "../native/levels.hpp"
 #include "../native/rans.hpp"
 #include "../native/static_coder.hpp"
 
@@ -175,15 +178,68 @@ void fuzz_context(Input& in, bool) {
     expect(again == symbols);
 }
 
+// Any numbers: a table that may not sum to its scale, symbols that it may not have.
+void fuzz_hostile(Input& in, bool draws) {
+    const std::uint32_t chosen = in.byte();
+    const int bits = static_cast<int>(in.byte()) - 4, more_bits = static_cast<int>(in.byte()) - 4;
+    std::vector<std::uint32_t> frequencies(in.upto(kMostSide)), others(in.upto(kMostSide));
+    for (auto* const list : {&frequencies, &others}) {
+        for (auto& frequency : *list) frequency = in.upto(0xFFFF) << (draws ? 0 : in.byte() % 17);
+    }
+    Symbols symbols(in.upto(kMostSymbols));
+    for (auto& symbol : symbols) symbol = static_cast<std::uint16_t>(in.byte() % 25);
+    const auto zero = static_cast<std::uint16_t>(in.byte());
+    const auto steps = [](const std::vector<std::uint32_t>& list, int scale_bits) {
+        return ectorch::RansSteps(list.data(), list.size(), scale_bits);
+    };
+    if (chosen % 4 == 0) {
+        ectorch::static_encode(symbols.data(), symbols.size(), {frequencies, bits});
+    } else if (chosen % 4 == 1) {
+        ectorch::rans_encode_dense(symbols.data(), symbols.size(), steps(frequencies, bits));
+    } else if (chosen % 4 == 2) {
+        ectorch::rans_encode_runs(symbols.data(), symbols.size(), zero, steps(frequencies, bits),
+                                  steps(others, more_bits));
+    } else {
+        std::vector<std::uint64_t> counts(in.upto(kMostSide));
+        ectorch::count_symbols(symbols.data(), symbols.size(), counts.data(), counts.size());
+    }
+}
+
+// Any items: what is found of them rebuilds them.
+template <class Bits>
+void find_levels(Input& in) {
+    const std::size_t most = in.upto(0xFFFF);
+    const Bytes data = in.rest();
+    std::vector<Bits> items(data.size() / sizeof(Bits)), again(items.size());
+    if (!items.empty()) std::memcpy(items.data(), data.data(), items.size() * sizeof(Bits));
+    Symbols symbols(items.size());
+    const auto found = ectorch::find_distinct(items.data(), items.size(), most, symbols.data());
+    if (!found.found) return;
+    const auto& patterns = found.patterns;
+    ectorch::take(patterns.data(), patterns.size(), symbols.data(), symbols.size(), again.data());
+    expect(again == items && std::is_sorted(patterns.begin(), patterns.end()));
+    ectorch::take(patterns.data(), most, symbols.data(), 0, again.data());
+}
+
+void fuzz_levels(Input& in, bool) {
+    constexpr void (*widths[])(Input&) = {find_levels<std::uint8_t>, find_levels<std::uint16_t>,
+                                          find_levels<std::uint32_t>, find_levels<std::uint64_t>};
+    widths[in.byte() % 4](in);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     constexpr void (*targets[])(Input&, bool) = {fuzz_static, fuzz_dense, fuzz_runs, fuzz_context};
+    constexpr void (*refusing[])(Input&, bool) = {fuzz_hostile, fuzz_levels};
     Input in(data, size);
+    const std::uint32_t chosen = in.byte();
     try {
-        const std::uint32_t chosen = in.byte();
-        targets[chosen % 4](in, chosen & 4);
+        if (~chosen & 8) targets[chosen % 4](in, chosen & 4);
+        else refusing[chosen % 2](in, chosen & 4);
     } catch (const ectorch::DamagedStream&) {
+    } catch (const std::invalid_argument&) {
+        expect(chosen & 8);
     }
     return 0;
 }

@@ -27,13 +27,20 @@ nb::bytes to_bytes(const std::vector<std::uint8_t>& data) {
     return nb::bytes(reinterpret_cast<const char*>(data.data()), data.size());
 }
 
-// Where bytes lie: asked for while the GIL is held.
-struct Stream {
-    explicit Stream(const nb::bytes& bytes)
-        : data(reinterpret_cast<const std::uint8_t*>(bytes.c_str())), size(bytes.size()) {}
+// Bytes, or a view of some: made and given back while the GIL is held.
+class Stream {
+   public:
+    explicit Stream(const nb::object& bytes) {
+        if (PyObject_GetBuffer(bytes.ptr(), &view_, PyBUF_SIMPLE)) throw nb::python_error();
+    }
+    Stream(const Stream&) = delete;
+    ~Stream() { PyBuffer_Release(&view_); }
 
-    const std::uint8_t* data;
-    std::size_t size;
+    const std::uint8_t* data() const { return static_cast<const std::uint8_t*>(view_.buf); }
+    std::size_t nbytes() const { return static_cast<std::size_t>(view_.len); }
+
+   private:
+    Py_buffer view_;
 };
 
 // A kernel never writes what it still reads.
@@ -73,7 +80,8 @@ void poll() {
     if (PyErr_CheckSignals()) throw nb::python_error();
 }
 
-nb::bytes static_encode(In<std::uint16_t> symbols, In<std::uint32_t> frequencies, int scale_bits) {
+template <class Symbol>
+nb::bytes static_encode(In<Symbol> symbols, In<std::uint32_t> frequencies, int scale_bits) {
     ectorch::StaticTable table;
     table.frequencies.assign(frequencies.data(), frequencies.data() + frequencies.size());
     table.scale_bits = scale_bits;
@@ -86,17 +94,19 @@ nb::bytes static_encode(In<std::uint16_t> symbols, In<std::uint32_t> frequencies
 }
 
 template <class Symbol>
-void static_decode(nb::bytes data, Out<Symbol> symbols, std::uint32_t levels, bool whole) {
+void static_decode(nb::object data, Out<Symbol> symbols, std::uint32_t levels, bool whole) {
     const Stream stream(data);
+    check_apart(symbols, stream);
     nb::gil_scoped_release unlocked;
-    ectorch::static_decode(stream.data, stream.size, symbols.data(), symbols.size(), levels,
+    ectorch::static_decode(stream.data(), stream.nbytes(), symbols.data(), symbols.size(), levels,
                            whole);
 }
 
-int decode_table(nb::bytes data, Out<std::uint32_t> frequencies) {
+int decode_table(nb::object data, Out<std::uint32_t> frequencies) {
     ectorch::check_levels(frequencies.size());
     const Stream stream(data);
-    ectorch::RangeDecoder coder(stream.data, stream.size);
+    check_apart(frequencies, stream);
+    ectorch::RangeDecoder coder(stream.data(), stream.nbytes());
     const auto table = ectorch::decode_table(coder, static_cast<std::uint32_t>(frequencies.size()));
     if (!coder.exhausted()) throw ectorch::DamagedStream("bytes left after the last frequency");
     std::copy(table.frequencies.begin(), table.frequencies.end(), frequencies.data());
@@ -127,12 +137,13 @@ nb::bytes rans_encode_dense(In<std::uint16_t> symbols, In<std::uint32_t> frequen
     return to_bytes(out);
 }
 
-void rans_decode_dense(nb::bytes data, In<std::uint64_t> slots, Out<std::uint16_t> symbols) {
-    check_apart(symbols, slots);
+void rans_decode_dense(nb::object data, In<std::uint64_t> slots, Out<std::uint16_t> symbols) {
     const Stream stream(data);
+    check_apart(symbols, slots, stream);
     nb::gil_scoped_release unlocked;
     const ectorch::RansSlots table(slots.data(), slots.size());
-    ectorch::rans_decode_dense(stream.data, stream.size, table, symbols.data(), symbols.size());
+    ectorch::rans_decode_dense(stream.data(), stream.nbytes(), table, symbols.data(),
+                               symbols.size());
 }
 
 std::pair<std::size_t, nb::bytes> rans_encode_runs(
@@ -150,15 +161,15 @@ std::pair<std::size_t, nb::bytes> rans_encode_runs(
     return {out.tokens, to_bytes(out.data)};
 }
 
-void rans_decode_runs(nb::bytes data, std::size_t tokens, std::uint16_t zero,
+void rans_decode_runs(nb::object data, std::size_t tokens, std::uint16_t zero,
                       In<std::uint64_t> run_slots, In<std::uint64_t> symbol_slots,
                       Out<std::uint16_t> symbols) {
-    check_apart(symbols, run_slots, symbol_slots);
     const Stream stream(data);
+    check_apart(symbols, run_slots, symbol_slots, stream);
     nb::gil_scoped_release unlocked;
     const ectorch::RansSlots runs(run_slots.data(), run_slots.size());
     const ectorch::RansSlots others(symbol_slots.data(), symbol_slots.size());
-    ectorch::rans_decode_runs(stream.data, stream.size, tokens, zero, runs, others,
+    ectorch::rans_decode_runs(stream.data(), stream.nbytes(), tokens, zero, runs, others,
                               symbols.data(), symbols.size());
 }
 
@@ -180,14 +191,15 @@ nb::bytes context_encode(In<std::uint16_t> symbols, Shape shape, int order, bool
     return to_bytes(out);
 }
 
-void context_decode(nb::bytes data, Out<std::uint16_t> symbols, Shape shape, int order, bool live,
+void context_decode(nb::object data, Out<std::uint16_t> symbols, Shape shape, int order, bool live,
                     bool light, int levels, int zero, In<std::uint32_t> hint) {
     const auto view = view_of(shape, order, live, hint);
     ectorch::check(view, {levels, zero}, symbols.size());
-    check_apart(symbols, hint);
     const Stream stream(data);
+    check_apart(symbols, hint, stream);
     nb::gil_scoped_release unlocked;
-    ectorch::context_decode(stream.data, stream.size, symbols.data(), view, light, {levels, zero});
+    ectorch::context_decode(stream.data(), stream.nbytes(), symbols.data(), view, light,
+                            {levels, zero});
 }
 
 template <class Bits>
@@ -208,8 +220,8 @@ template <class Bits>
 void take(In<Bits> table, In<std::uint16_t> symbols, Out<Bits> out) {
     if (symbols.size() != out.size()) throw std::invalid_argument("symbols and out differ");
     check_apart(out, table);
-    const bool in_place = static_cast<const void*>(out.data()) == symbols.data() && sizeof(Bits) == 2;
-    if (!in_place) check_apart(out, symbols);
+    const void* const start = out.data();
+    if (start != symbols.data() || sizeof(Bits) != 2) check_apart(out, symbols);
     nb::gil_scoped_release unlocked;
     ectorch::take(table.data(), table.size(), symbols.data(), symbols.size(), out.data());
 }
@@ -218,7 +230,9 @@ void take(In<Bits> table, In<std::uint16_t> symbols, Out<Bits> out) {
 auto array(const char* name) { return nb::arg(name).noconvert(); }
 
 template <class Symbol>
-void define_static_decode(nb::module_& m) {
+void define_static(nb::module_& m) {
+    m.def("static_encode", &static_encode<Symbol>, array("symbols"), array("frequencies"),
+          "scale_bits"_a);
     m.def("static_decode", &static_decode<Symbol>, "data"_a, array("symbols"), "levels"_a,
           "whole"_a = true);
 }
@@ -237,17 +251,16 @@ NB_MODULE(_native, m) {
     nb::exception<ectorch::DamagedStream>(m, "DamagedStream", PyExc_ValueError);
     nb::exception<Stopped>(m, "Stopped", PyExc_RuntimeError);
     nb::class_<Stop>(m, "Stop").def(nb::init<>()).def("watch", &Stop::watch).def("set", &Stop::set);
-    m.def("static_encode", &static_encode, array("symbols"), array("frequencies"), "scale_bits"_a);
-    define_static_decode<std::uint8_t>(m);
-    define_static_decode<std::uint16_t>(m);
+    define_static<std::uint8_t>(m);
+    define_static<std::uint16_t>(m);
     m.def("decode_table", &decode_table, "data"_a, array("frequencies"));
     m.def("count_symbols", &count_symbols, array("symbols"), array("counts"));
     m.def("count_runs", &count_runs, array("symbols"), "zero"_a, array("counts"));
     m.def("rans_encode_dense", &rans_encode_dense, array("symbols"), array("frequencies"),
           "scale_bits"_a);
     m.def("rans_decode_dense", &rans_decode_dense, "data"_a, array("slots"), array("symbols"));
-    m.def("rans_encode_runs", &rans_encode_runs, array("symbols"), "zero"_a, array("run_frequencies"),
-          "run_scale_bits"_a, array("symbol_frequencies"), "symbol_scale_bits"_a);
+    m.def("rans_encode_runs", &rans_encode_runs, array("symbols"), "zero"_a,
+          array("run_frequencies"), "run_scale_bits"_a, array("symbol_frequencies"), "symbol_scale_bits"_a);
     m.def("rans_decode_runs", &rans_decode_runs, "data"_a, "tokens"_a, "zero"_a, array("run_slots"),
           array("symbol_slots"), array("symbols"));
     m.def("context_encode", &context_encode, array("symbols"), "shape"_a, "order"_a, "live"_a,

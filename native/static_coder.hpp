@@ -87,8 +87,9 @@ inline StaticTable decode_table(RangeDecoder& coder, std::uint32_t levels) {
     return table;
 }
 
-inline std::vector<std::uint8_t> static_encode(const std::uint16_t* symbols, std::size_t count,
-                                               const StaticTable& table) {
+template <class Symbol>
+std::vector<std::uint8_t> static_encode(const Symbol* symbols, std::size_t count,
+                                        const StaticTable& table) {
     const auto& frequencies = table.frequencies;
     check_frequencies(frequencies.data(), frequencies.size(), table.scale_bits, kMaxScaleBits);
     RangeEncoder coder;
@@ -96,7 +97,7 @@ inline std::vector<std::uint8_t> static_encode(const std::uint16_t* symbols, std
     const auto starts = table.starts();
     for (std::size_t i = 0; i < count;) {
         for (const auto end = block_end(i, count); i < end; ++i) {
-            const std::uint16_t symbol = symbols[i];
+            const Symbol symbol = symbols[i];
             if (symbol >= frequencies.size() || !frequencies[symbol]) {
                 throw std::invalid_argument("a symbol that has no frequency");
             }

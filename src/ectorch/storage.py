@@ -53,8 +53,9 @@ def save_file(
     """Write a network's state dict, or any dict of tensors, losslessly as an ``.ect`` file.
 
     A tensor of few distinct bit patterns becomes a codebook and coded symbols, anything else exact
-    floats. The file is a pure function of the tensors sorted by name, the metadata and the preset;
-    it appears whole or not at all, see `ectorch.bitstream.write_atomic`.
+    floats. The file is a pure function of the tensors sorted by name, the metadata and the preset,
+    for one version of ectorch and of zstandard; it appears whole or not at all, see
+    `ectorch.bitstream.write_atomic`.
 
     Args:
         model: a module (one that is still prepared is stored as `convert` would leave it, one that

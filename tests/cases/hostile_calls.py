@@ -27,7 +27,7 @@ ARRAYS = {
     "bits": "u2",
     "table": "u2",
 }
-SEVERAL_WIDTHS = ("static_decode", "find_distinct", "take")
+SEVERAL_WIDTHS = ("static_encode", "static_decode", "find_distinct", "take")
 FUNCTIONS = {
     "static_encode": ("symbols", "frequencies", "number"),
     "static_decode": ("data", "symbols", "number", "flag"),

@@ -13,7 +13,7 @@ from ectorch.bitstream import native
 if native.module is None:
     pytest.skip("the coders are not compiled", allow_module_level=True)
 
-SOON = 1.0  # seconds
+SOON = 5.0  # seconds: a busy machine's; the work itself takes many times as long
 START = """
 import os, signal, sys, threading, time
 import numpy as np
@@ -27,7 +27,7 @@ started = []
 def after(seconds):
     threading.Timer(seconds, interrupt).start()
 def tensor(items, levels):
-    values = rng.integers(0, levels, items).astype(np.uint8)
+    values = np.resize(rng.integers(0, levels, 10**6, np.uint8), items)
     return RawTensor("uint8", (items // 1000, 1000), values)
 symbols, table = np.zeros(1 << 29, np.uint16), np.array([1, 1], np.uint32)
 table_alone = native.module.static_encode(symbols[:0], table, 1)
@@ -35,7 +35,7 @@ table_alone = native.module.static_encode(symbols[:0], table, 1)
 END = """
 except KeyboardInterrupt:
     late = time.monotonic() - started[0]
-    sys.exit(f"{late} s late" if late > 1 else 0)
+    sys.exit(f"{late} s late" if late > 5 else 0)
 sys.exit("was not interrupted")
 """
 LONG = {
@@ -44,7 +44,7 @@ LONG = {
     "many calls": "[native.module.count_symbols(symbols[:1 << 22], np.zeros(2, np.uint64))"
     " for _ in range(10**6)]",
     "context decode": "native.module.context_decode("
-    "b'', symbols[:1 << 28], (1 << 18, 1 << 10, 1, 1), 0, False, False, 5, 2, table[:0])",
+    "b'', symbols[: 1 << 26], (1 << 14, 1 << 12, 1, 1), 0, False, False, 5, 2, table[:0])",
     "one thread": "encode_file({str(i): tensor(10**7, 9) for i in range(9)}, threads=1)",
     "threads, chunks": "encode_file({'a': tensor(10**8, 9)}, threads=2)",
     "threads, tensors": "encode_file({str(i): tensor(8 * 10**6, 9) for i in range(9)}, threads=2)",
@@ -52,8 +52,8 @@ LONG = {
 
 
 @pytest.mark.parametrize("work", LONG.values(), ids=LONG)
-def test_long_work_ends_within_a_second(work):
-    script = f"{START}after(1.5)\ntry:\n    {work}{END}"
+def test_long_work_ends_soon(work):
+    script = f"{START}after(0.7)\ntry:\n    {work}{END}"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

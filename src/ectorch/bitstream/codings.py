@@ -23,8 +23,10 @@ from ectorch.errors import FormatError
 _MANY_ITEMS = 1 << 14  # fewer gain nothing by rANS
 _TOGETHER_ITEMS = 1 << 20  # chunks of fewer are decoded by one task
 _SAMPLE_ITEMS = 1 << 18
+_SEARCHED_ITEMS = 1 << 21  # the context coder is tried on the whole of no larger tensors
 _LIGHT_SHARE = 0.999  # of static bytes: it takes several times as long, and gains on the way
 _QUICK_ZSTD_LEVEL = 3
+_MANY_SHARE = 1 / 3  # of a tensor's bytes that its symbols take: byte planes may take fewer
 
 
 class Coding(IntEnum):
@@ -79,12 +81,17 @@ def encode_tensor(tensor: RawTensor, around: Surroundings | None = None) -> tupl
     if found is not None:
         for coding, payload in _encode_symbols(*found, tensor, around):
             best.offer(coding, payload)
-    small = around.preset is Preset.SMALL and (around.layout is None or found is None)
-    if len(tensor.bits) and (small or found is None):
-        level = None if small else _QUICK_ZSTD_LEVEL
+    few = found is not None
+    del found  # the symbols are large
+    small = around.preset is Preset.SMALL and (around.layout is None or not few)
+    level = None if small else _QUICK_ZSTD_LEVEL
+    balanced = around.preset is Preset.BALANCED
+    many = balanced and best.size > _MANY_SHARE * tensor.bits.nbytes
+    if len(tensor.bits) and (small or many or not few):
         best.offer(Coding.PLANES, planes.encode(tensor, best.size, level))
-    if len(tensor.bits) and small:
-        best.offer(Coding.ZSTD, floats.encode_zstd(tensor, best.size + (best.coding > Coding.ZSTD)))
+    if len(tensor.bits) and (small or balanced):
+        limit = best.size + (best.coding > Coding.ZSTD)
+        best.offer(Coding.ZSTD, floats.encode_zstd(tensor, limit, level))
     if best.payload is None:
         return Coding.RAW, tensor.little_endian()
     return best.coding, best.payload
@@ -188,6 +195,8 @@ def _encode_symbols(
         return
     alphabet = Alphabet(many, levels.zero)
     if around.preset is Preset.SMALL:
+        if around.layout is None and not _may_gain(symbols, tensor.shape, alphabet):
+            return
         layout = around.layout or context.search(symbols, tensor.shape, alphabet, around.hints)
     else:
         layout = Layout(live=True, light=True)
@@ -211,12 +220,30 @@ def _is_worth(
     symbols: np.ndarray, shape: Sequence[int], alphabet: Alphabet, layout: Layout
 ) -> bool:
     """Whether some rows in the middle take clearly fewer bytes than statically."""
-    if len(symbols) <= _SAMPLE_ITEMS:
-        return True
+    return len(symbols) <= _SAMPLE_ITEMS or _gains(symbols, shape, alphabet, layout, 1 / 2)
+
+
+def _may_gain(symbols: np.ndarray, shape: Sequence[int], alphabet: Alphabet) -> bool:
+    """Whether a search is due: in one of the simple layouts, some rows take fewer bytes."""
+    live, down = Layout(live=True), Layout(order=1)
+    return len(symbols) <= _SEARCHED_ITEMS or any(
+        _gains(symbols, shape, alphabet, layout, place)
+        for layout, place in ((live, 1 / 2), (down, 1 / 2), (live, 0), (live, 1))
+    )
+
+
+def _gains(
+    symbols: np.ndarray,
+    shape: Sequence[int],
+    alphabet: Alphabet,
+    layout: Layout,
+    place: float,
+) -> bool:
+    """Whether some rows take clearly fewer bytes than statically; ``place`` from 0 to 1."""
     columns = math.prod(shape[1:])
     rows = len(symbols) // columns
     some = min(rows, -(-_SAMPLE_ITEMS // columns))
-    start = (rows - some) // 2
+    start = int((rows - some) * place)
     sample = symbols[start * columns : (start + some) * columns]
     size = len(context.encode(sample, (some, *shape[1:]), alphabet, layout, {}))
     return size < _LIGHT_SHARE * len(_encode_static(sample, alphabet.levels)[1])
@@ -246,18 +273,20 @@ def _decode_symbols(
     elif coding == Coding.RANS:
         stream = RansStream(cursor.view(cursor.remaining), count, many, cursor.what)
     else:
-        stream = StaticStream(cursor.rest(), count, many, cursor.what)
+        stream = StaticStream(cursor.view(cursor.remaining), count, many, cursor.what)
     step = stream.chunk_items
+    kind = np.uint8 if coding == Coding.STATIC and many <= 1 << 8 else np.uint16
     chunks = range(items.start // step, -(-items.stop // step)) if items else range(0)
     bits = np.empty(len(items), levels.patterns.dtype)
 
     def decode(some: range) -> None:
-        first = some.start * step
-        symbols = np.empty(min(some.stop * step, count) - first, np.uint16)
+        first, last = some.start * step, min(some.stop * step, count)
+        start, stop = max(first, items.start), min(last, items.stop)
+        out = bits[start - items.start : stop - items.start]
+        in_place = bits.itemsize == 2 and len(out) == last - first
+        symbols = out if in_place else np.empty(last - first, kind)
         for at in some:
             stream.decode_into(at, symbols[at * step - first :][:step])
-        start, stop = max(first, items.start), min(first + len(symbols), items.stop)
-        out = bits[start - items.start : stop - items.start]
         take(levels.patterns, symbols[start - first : stop - first], out)
 
     together = max(1, _TOGETHER_ITEMS // step)

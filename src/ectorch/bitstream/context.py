@@ -86,7 +86,7 @@ class ContextStream:
             self._coder.hint = _check_hint(counts(layout.hint), self._coder.columns, cursor.what)
         self.chunk_items = self._coder.chunk_rows * self._coder.columns
         sizes = [cursor.varint() for _ in range(len(self) - 1)]
-        self._chunks = [*(cursor.take(size) for size in sizes), cursor.rest()]
+        self._chunks = [*map(cursor.view, sizes), cursor.view(cursor.remaining)]
 
     def __len__(self) -> int:
         return len(self._coder)
@@ -181,7 +181,7 @@ class _ChunkCoder:
         stream: bytes = kernels.context_encode(part, *self._arguments(at))
         return stream
 
-    def decode(self, data: bytes, at: int, out: np.ndarray, what: str) -> None:
+    def decode(self, data: memoryview, at: int, out: np.ndarray, what: str) -> None:
         kernels = compiled(len(out)) or context_model
         try:
             kernels.context_decode(data, out, *self._arguments(at))

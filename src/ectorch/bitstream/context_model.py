@@ -63,7 +63,7 @@ def context_encode(
 
 
 def context_decode(
-    data: bytes,
+    data: bytes | memoryview,
     symbols: np.ndarray,
     shape: Shape,
     order: int,

@@ -20,12 +20,18 @@ _LARGE_BYTES = 1 << 22  # past this, level 19 costs minutes and buys nothing on 
 _HALF_ITEMS = 1 << 18  # that are converted at once
 
 
-def encode_zstd(tensor: RawTensor, limit: int | None = None) -> bytes | None:
-    """One frame of the items, or None where it is no shorter than ``limit`` bytes."""
+def encode_zstd(
+    tensor: RawTensor, limit: int | None = None, level: int | None = None
+) -> bytes | None:
+    """One frame of the items, or None where it is no shorter than ``limit`` bytes.
+
+    Args:
+        level: see `compress`.
+    """
     data = tensor.bits.astype(tensor.bits.dtype.newbyteorder("<"), copy=False).data.cast("B")
     if limit is not None and (limit <= LEAST_FRAME_BYTES or _exceeds(data, limit)):
         return None
-    frame = compress(data)
+    frame = compress(data, level)
     return frame if limit is None or len(frame) < limit else None
 
 

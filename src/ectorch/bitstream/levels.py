@@ -28,6 +28,7 @@ _GRID_DTYPES: dict[str, type[np.generic]] = {
 }
 _MANTISSA_BITS = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}
 _STEP_ULPS = 4  # the step is looked for this close to value / index
+_TAKEN_ITEMS = 1 << 20  # at once: what widens them stays small
 _FEW_PATTERNS = 512  # so many are compared with all steps at once
 _MAX_GAP_STEPS = 8  # the smallest gap between values may span this many steps
 _REFINE_BOUNDS = (1.5, 6, 24, 96, 384, 1536, 6144)
@@ -119,13 +120,15 @@ def find_levels(bits: Bits, dtype: str) -> tuple[Levels, np.ndarray] | None:
 
 
 def take(table: np.ndarray, symbols: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """``table[symbols]``, of unsigned integers and (n,) uint16 symbols; into ``out``, if any."""
+    """``table[symbols]``, of unsigned integers and (n,) uint8 or uint16; into ``out``, if any."""
     native = compiled(0)
     out = np.empty(len(symbols), table.dtype) if out is None else out
-    if native is None:
-        out[:] = table[symbols]
-    else:
-        native.take(table, symbols, out)
+    for start in range(0, len(symbols), _TAKEN_ITEMS):
+        block = slice(start, start + _TAKEN_ITEMS)
+        if native is None:
+            out[block] = table[symbols[block]]
+        else:
+            native.take(table, symbols[block].astype(np.uint16, copy=False), out[block])
     return out
 
 

@@ -130,7 +130,7 @@ def _restore(bits: Bits, distance: int, sign: Sign) -> Bits:
     for start in range(0, len(bits) if sign != Sign.STAYS else 0, _BLOCK_ITEMS):
         part = bits[start : start + _BLOCK_ITEMS]
         part[:] = _rotate(_invert(part) if sign == Sign.ZIGZAG else part, 8 * bits.itemsize - 1)
-    if distance:
+    if 0 < distance < len(bits):
         whole = len(bits) // distance * distance
         rows = bits[:whole].reshape(-1, distance)
         np.cumsum(rows, axis=0, dtype=bits.dtype, out=rows)  # modulo 2^bits
@@ -220,7 +220,7 @@ def _decode_plane(cursor: Cursor, count: int, items: range, out: Plane) -> None:
         low, high = cursor.take(2)
         if low >= high:
             raise FormatError(f"{cursor.what}: plane of the bytes {low} to {high}")
-        stream = cursor.take(cursor.varint())
+        stream = cursor.view(cursor.varint())
         plane = np.empty(items.stop, np.uint8)
         static.decode_into(stream, plane, high - low + 1, cursor.what, whole)
         np.add(plane[items.start :], np.uint8(low), out=out)

@@ -107,8 +107,8 @@ class RangeDecoder:
         FormatError: when the stream cannot come from a `RangeEncoder`.
     """
 
-    def __init__(self, data: bytes, what: str) -> None:
-        self._data = data
+    def __init__(self, data: bytes | memoryview, what: str) -> None:
+        self._data = data = bytes(data)
         self._what = what
         self._at = STATE_BITS // 8
         self._code = int.from_bytes(data[: self._at].ljust(self._at, b"\0"), "big")

@@ -115,7 +115,7 @@ class RansStream:
     def decode_into(self, index: int, out: np.ndarray) -> None:
         """Fill ``out``, uint16 of the length of chunk ``index``, contiguous."""
         start = self._ends[index - 1] if index else 0
-        data = bytes(self._data[start : self._ends[index]])
+        data = self._data[start : self._ends[index]]
         try:
             self._model.decode(self._kernels, data, self._tokens[index], out)
         except self._kernels.DamagedStream as error:
@@ -175,7 +175,9 @@ class _Model(Protocol):
 
     def encode(self, kernels: ModuleType, symbols: np.ndarray) -> tuple[int, bytes]: ...
 
-    def decode(self, kernels: ModuleType, data: bytes, tokens: int, out: np.ndarray) -> None: ...
+    def decode(
+        self, kernels: ModuleType, data: memoryview, tokens: int, out: np.ndarray
+    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ class _Dense:
         table = self.symbols
         return 0, kernels.rans_encode_dense(symbols, table.frequencies, table.bits)
 
-    def decode(self, kernels: ModuleType, data: bytes, tokens: int, out: np.ndarray) -> None:
+    def decode(self, kernels: ModuleType, data: memoryview, tokens: int, out: np.ndarray) -> None:
         kernels.rans_decode_dense(data, self.symbols.slots, out)
 
 
@@ -239,7 +241,7 @@ class _Runs:
         )
         return coded
 
-    def decode(self, kernels: ModuleType, data: bytes, tokens: int, out: np.ndarray) -> None:
+    def decode(self, kernels: ModuleType, data: memoryview, tokens: int, out: np.ndarray) -> None:
         kernels.rans_decode_runs(data, tokens, self.zero, self.runs.slots, self.symbols.slots, out)
 
 

@@ -43,7 +43,7 @@ class _Encoder:
 
 
 class _Decoder:
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         if len(data) < _STATE_BYTES or len(data) % 2:
             raise DamagedStream("chunk of states and half words")
         self._states: list[int] = np.frombuffer(data[:_STATE_BYTES], "<u4").tolist()
@@ -86,7 +86,7 @@ def rans_encode_dense(symbols: np.ndarray, frequencies: np.ndarray, scale_bits: 
     return coder.finish()
 
 
-def rans_decode_dense(data: bytes, slots: np.ndarray, symbols: np.ndarray) -> None:
+def rans_decode_dense(data: bytes | memoryview, slots: np.ndarray, symbols: np.ndarray) -> None:
     """Fill (n,) ``symbols``; ``slots`` (2**bits,) are frequency, place and symbol, packed."""
     coder = _Decoder(data)
     table, bits = _unpacked(slots)
@@ -124,7 +124,7 @@ def rans_encode_runs(
 
 
 def rans_decode_runs(
-    data: bytes,
+    data: bytes | memoryview,
     tokens: int,
     zero: int,
     run_slots: np.ndarray,

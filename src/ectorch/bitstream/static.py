@@ -127,9 +127,9 @@ def encode(symbols: np.ndarray, levels: int) -> bytes:
     native = compiled(len(symbols))
     if native is not None:
         frequencies = np.array(table.frequencies, np.uint32)
-        stream: bytes = native.static_encode(
-            symbols.astype(np.uint16, copy=False), frequencies, table.scale_bits
-        )
+        if symbols.dtype != np.uint8:
+            symbols = symbols.astype(np.uint16, copy=False)
+        stream: bytes = native.static_encode(symbols, frequencies, table.scale_bits)
         return stream
     coder = RangeEncoder()
     _encode_table(coder, table)
@@ -137,7 +137,7 @@ def encode(symbols: np.ndarray, levels: int) -> bytes:
     return coder.finish()
 
 
-def decode(data: bytes, count: int, levels: int, what: str) -> np.ndarray:
+def decode(data: bytes | memoryview, count: int, levels: int, what: str) -> np.ndarray:
     """Read (count,) integer symbols; ``what`` names the tensor in errors.
 
     Raises:
@@ -152,7 +152,9 @@ def decode(data: bytes, count: int, levels: int, what: str) -> np.ndarray:
     return out
 
 
-def decode_into(data: bytes, out: np.ndarray, levels: int, what: str, whole: bool = True) -> None:
+def decode_into(
+    data: bytes | memoryview, out: np.ndarray, levels: int, what: str, whole: bool = True
+) -> None:
     """Fill ``out``, uint8 or uint16, contiguous, as `decode` does; two levels at least.
 
     Args:
@@ -175,7 +177,7 @@ def decode_into(data: bytes, out: np.ndarray, levels: int, what: str, whole: boo
 class StaticStream:
     """A stream of one chunk, in the form of those that have several; see `decode`."""
 
-    def __init__(self, data: bytes, count: int, levels: int, what: str) -> None:
+    def __init__(self, data: bytes | memoryview, count: int, levels: int, what: str) -> None:
         self.chunk_items = count
         self._data, self._levels, self._what = data, levels, what
 
