@@ -13,6 +13,7 @@
 
 namespace ectorch {
 
+constexpr int kSearchBits = 12;     // upper bits of a target that say about where its symbol is
 constexpr int kTableFieldBits = 5;  // of the scale, and of a frequency's bit length
 
 inline void check_levels(std::size_t levels) {
@@ -105,6 +106,19 @@ inline std::vector<std::uint8_t> static_encode(const std::uint16_t* symbols, std
     return coder.finish();
 }
 
+// For each value of a target's upper bits, the symbol of the first target that has them; one more.
+inline std::vector<std::uint32_t> first_symbols(const std::vector<std::uint32_t>& starts,
+                                                int coarse, int scale_bits) {
+    std::vector<std::uint32_t> first;
+    std::uint32_t symbol = 0;
+    for (std::uint32_t upper = 0; upper < 1u << (scale_bits - coarse); ++upper) {
+        while (starts[symbol + 1] <= upper << coarse) ++symbol;
+        first.push_back(symbol);
+    }
+    first.push_back(static_cast<std::uint32_t>(starts.size()) - 2);
+    return first;
+}
+
 // `whole` unless more symbols follow in the stream.
 template <class Symbol>
 void static_decode(const std::uint8_t* data, std::size_t size, Symbol* symbols, std::size_t count,
@@ -114,11 +128,15 @@ void static_decode(const std::uint8_t* data, std::size_t size, Symbol* symbols, 
     RangeDecoder coder(data, size);
     const StaticTable table = decode_table(coder, levels);
     const auto starts = table.starts();
+    const int coarse = std::max(0, table.scale_bits - kSearchBits);
+    const auto near = first_symbols(starts, coarse, table.scale_bits);
     for (std::size_t i = 0; i < count;) {
         for (const auto end = block_end(i, count); i < end; ++i) {
             const std::uint32_t target = coder.target(table.scale_bits);
-            const auto above = std::upper_bound(starts.begin(), starts.end(), target);
-            const auto symbol = static_cast<std::uint32_t>(above - starts.begin() - 1);
+            const std::uint32_t* const from = starts.data() + near[target >> coarse];
+            const std::uint32_t* const to = starts.data() + near[(target >> coarse) + 1] + 1;
+            const auto above = std::upper_bound(from + 1, to + 1, target);
+            const auto symbol = static_cast<std::uint32_t>(above - starts.data() - 1);
             coder.narrow(starts[symbol], table.frequencies[symbol]);
             symbols[i] = static_cast<Symbol>(symbol);
         }

@@ -548,6 +548,7 @@ class Softmax:
     trains_weight = False
 
     lengths = staticmethod(free)
+    trains_weight = False
 
     def extra_variables(self, weight, codebook):
         distance = (weight.unsqueeze(-1) - codebook.values).square()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,30 +12,47 @@ from torch.utils import _pytree as pytree
 
 from ectorch.errors import ConfigError
 
-Batches = Sequence[Any] | Callable[[nn.Module], object]
+Run = Callable[[nn.Module], object]
+Batches = Tensor | Iterable[Any] | Run
 """Inputs of a network, a tensor, a tuple or a dict for each call; or a function that calls it."""
 
 
-def joined(batches: Batches, most: int | None = None) -> Callable[[nn.Module], object]:
+def listed(batches: Batches) -> list[Any] | Run:
+    """Batches one by one; a tensor or a dict is a single one, and a function stays what it is.
+
+    Raises:
+        ConfigError: when they are nothing of the kind, or differ in form.
+    """
+    if isinstance(batches, (Tensor, Mapping)):
+        return [batches]
+    if callable(batches):
+        return batches
+    if not isinstance(batches, Iterable):
+        raise ConfigError(f"batches = {batches!r}: expected inputs, or a function of the network")
+    one_by_one = [*batches]
+    for batch in one_by_one:
+        if not isinstance(batch, (Tensor, tuple, Mapping)):
+            raise ConfigError(f"batches: {type(batch).__name__}, expected tensors, tuples or dicts")
+    if len({str(pytree.tree_structure(batch)) for batch in one_by_one}) > 1:
+        raise ConfigError("batches: expected all of one form, tensors or tuples or dicts of them")
+    return one_by_one
+
+
+def joined(batches: list[Any] | Run, most: int | None = None) -> Run:
     """One call of a network on all ``batches`` at once; a function stays what it is.
 
     Args:
+        batches: `listed`.
         most: examples, from the first batch alone.
 
     Raises:
-        ConfigError: when they differ in form, or are no tensors, tuples or dicts.
+        ConfigError: when arguments differ that are no examples.
     """
     if callable(batches):
         return batches
-    chosen = batches if most is None else batches[:1]
-    flat = [pytree.tree_flatten(batch) for batch in chosen]
-    form = flat[0][1]
-    if any(other != form for _, other in flat):
-        raise ConfigError("batches: expected all of one form, tensors or tuples or dicts of them")
+    flat = [pytree.tree_flatten(batch) for batch in (batches if most is None else batches[:1])]
     together = [_cat(column, most) for column in zip(*(own for own, _ in flat), strict=True)]
-    batch = pytree.tree_unflatten(together, form)
-    if not isinstance(batch, (Tensor, tuple, list, Mapping)):
-        raise ConfigError(f"batches: {type(batch).__name__}, expected tensors, tuples or dicts")
+    batch = pytree.tree_unflatten(together, flat[0][1])
     return lambda model: call(model, batch)
 
 
@@ -43,7 +60,7 @@ def call(model: nn.Module, batch: Any) -> Any:
     """``model`` of one batch: a tensor, a tuple of arguments, or a dict of named ones."""
     if isinstance(batch, Mapping):
         return model(**batch)
-    return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
+    return model(*batch) if isinstance(batch, tuple) else model(batch)
 
 
 @contextmanager

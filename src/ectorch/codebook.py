@@ -128,7 +128,7 @@ class Codebook:
             low, high = self.multiples
             position = clamp_(self.in_steps(weight), low, high)
             lower = position.floor().clamp_max_(high - 1)
-            return _to_index(lower + self.zero), position.sub_(lower)
+            return _to_index(lower).add_(self.zero), position.sub_(lower)
         weight = weight.detach()
         lower = self.interval(weight).sub_(1).clamp_min_(0).clamp_max_(self.levels - 2)
         values = self.values.detach()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ectorch import layers
-from ectorch.batches import Batches, joined, outputs_of
+from ectorch.batches import Batches, Run, joined, listed, outputs_of
 from ectorch.chains import LAYERS, Chain, find_chains
 from ectorch.errors import UnsupportedLayerError
 from ectorch.network import convert
@@ -51,15 +51,15 @@ def finalize(
         ConfigError: when ``batches`` have none of these forms.
     """
     trained = any(map(layers.constraints, model.modules()))
-    given = callable(batches) or len(batches) > 0
+    given = listed(batches)
     if trained and not given and has_statistics(model):
         warnings.warn(
             "finalize(model) keeps the statistics that batch norms gathered while weights moved, "
             "which may ruin the network: give training inputs, finalize(model, batches=[inputs])",
             stacklevel=2,
         )
-    discretize_norms(convert(model), batches, norm_levels)
-    _tidy(model, joined(batches, _COMPARED) if given else None, forward_only)
+    discretize_norms(convert(model), given, norm_levels)
+    _tidy(model, joined(given, _COMPARED) if given else None, forward_only)
     return model.eval()
 
 
@@ -76,7 +76,7 @@ def snapshot(model: nn.Module, batches: Batches = (), **settings: Any) -> nn.Mod
 
 
 @torch.no_grad()
-def _tidy(model: nn.Module, run: Callable[[nn.Module], object] | None, forward_only: bool) -> None:
+def _tidy(model: nn.Module, run: Run | None, forward_only: bool) -> None:
     """Zero what is not read, sort what is; compare outputs of ``run`` before and after."""
     if run is None:
         for chain in _chains(model, forward_only, {}):
@@ -113,9 +113,7 @@ def _chains(model: nn.Module, forward_only: bool, ranks: Mapping[nn.Module, int]
         return []
 
 
-def _outputs(
-    model: nn.Module, run: Callable[[nn.Module], object]
-) -> tuple[list[Tensor], dict[nn.Module, int]]:
+def _outputs(model: nn.Module, run: Run) -> tuple[list[Tensor], dict[nn.Module, int]]:
     """What the network gives, and the dimensions of what its layers give."""
     ranks: dict[nn.Module, int] = {}
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ectorch.batches import Batches, joined
+from ectorch.batches import Batches, Run, joined, listed
 from ectorch.errors import UnsupportedLayerError
 from ectorch.tracing import tensors_of, tensors_read, trace
 
@@ -54,11 +54,12 @@ def discretize_norms(
         ConfigError: when ``batches`` have no such form.
     """
     model.eval()
-    if _is_empty(batches):
+    own = listed(batches)
+    if not own:
         for norm in _norms(model):
             _discretize(norm, norm.running_mean, norm.running_var, levels, tolerance=0.0)
         return model
-    return _pass(model, batches, partial(_discretize, levels=levels, tolerance=_TOLERANCE))
+    return _pass(model, own, partial(_discretize, levels=levels, tolerance=_TOLERANCE))
 
 
 @torch.no_grad()
@@ -77,7 +78,7 @@ def restore_norms(model: nn.Module, batches: Batches) -> nn.Module:
     Returns:
         ``model``.
     """
-    return _pass(model.eval(), batches, _restore)
+    return _pass(model.eval(), listed(batches), _restore)
 
 
 def has_statistics(model: nn.Module) -> bool:
@@ -85,12 +86,8 @@ def has_statistics(model: nn.Module) -> bool:
     return any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
 
 
-def _is_empty(batches: Batches) -> bool:
-    return not callable(batches) and not len(batches)
-
-
 def _pass(
-    model: nn.Module, batches: Batches, use: Callable[[Any, Tensor, Tensor], None]
+    model: nn.Module, batches: list[Any] | Run, use: Callable[[Any, Tensor, Tensor], None]
 ) -> nn.Module:
     """Hand each norm to ``use`` with mean and variance of its input, before it computes."""
     norms = _norms(model)
@@ -112,7 +109,7 @@ def _pass(
 
 def _run_with_hooks(
     model: nn.Module,
-    run: Callable[[nn.Module], object],
+    run: Run,
     norms: list[Any],
     hook: Callable[[Any, Any], None],
 ) -> None:

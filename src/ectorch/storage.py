@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from ectorch.bitstream.container import encode_file, write_file
 from ectorch.bitstream.index import MAX_DIMENSIONS, Entry
+from ectorch.bitstream.names import check_metadata, check_name
 from ectorch.bitstream.numpy_io import to_array
 from ectorch.bitstream.reader import DEFAULT_MAX_DECODED_BYTES, Reader
 from ectorch.bitstream.tensor import DTYPES, RawTensor, bits_dtype
@@ -38,7 +39,7 @@ def save(
     threads: int | None = None,
 ) -> bytes:
     """The bytes that `save_file` writes."""
-    _check_metadata(metadata or {})
+    check_metadata(metadata or {})
     return encode_file(raw_tensors(model), metadata, preset, threads)
 
 
@@ -53,7 +54,7 @@ def save_file(
 
     A tensor of few distinct bit patterns becomes a codebook and coded symbols, anything else exact
     floats. The file is a pure function of the tensors sorted by name, the metadata and the preset;
-    it appears whole or not at all.
+    it appears whole or not at all, see `ectorch.bitstream.write_atomic`.
 
     Args:
         model: a module (one that is still prepared is stored as `convert` would leave it, one that
@@ -72,14 +73,14 @@ def save_file(
         UnsupportedTensorError: for a sparse, quantized, lazy or other unknown tensor, or what is no
             tensor at all (as `get_extra_state` may give), by its name.
     """
-    _check_metadata(metadata or {})
+    check_metadata(metadata or {})
     return write_file(path, raw_tensors(model), metadata, preset, threads)
 
 
 def load(
     data: bytes,
-    max_decoded_bytes: int = DEFAULT_MAX_DECODED_BYTES,
     *,
+    max_decoded_bytes: int = DEFAULT_MAX_DECODED_BYTES,
     threads: int | None = None,
 ) -> dict[str, Tensor]:
     """The tensors of an ``.ect`` file's bytes, by name; see `load_file`."""
@@ -147,6 +148,9 @@ class safe_open:  # noqa: N801 - the name that safetensors' users know
     """Open an ``.ect`` file and decode single tensors; blocks of the others are not read.
 
     A small tensor may have been coded with what an earlier one tells of it: then that is read too.
+
+    Threads, and processes over a fork, may share it. It is pickled as its path, and what comes back
+    reads the very same file or raises `FormatError`, as reading does once the file has changed.
 
     Args:
         framework: "pt" gives tensors; "numpy" gives arrays, as `ectorch.bitstream.load_file` does.
@@ -307,8 +311,7 @@ def to_raw(name: str, tensor: Tensor) -> RawTensor:
     if not isinstance(name, str) or not isinstance(tensor, Tensor):
         hint = ": use torch.from_numpy" if isinstance(tensor, np.ndarray) else ""
         raise UnsupportedTensorError(f"{name!r}: {kind}, expected a named tensor{hint}")
-    if not _is_text(name):
-        raise UnsupportedTensorError(f"{name!r} is no Unicode text, expected a named tensor")
+    check_name(name)
     if is_lazy(tensor):
         raise UnsupportedTensorError(f"{name}: cannot store a lazy {kind}: run one batch first")
     if computes_itself(tensor):
@@ -341,21 +344,6 @@ def _check_shape(name: str, shape: torch.Size, item_bytes: int) -> None:
         raise UnsupportedTensorError(f"{name}: no reader takes the shape {tuple(shape)}")
 
 
-def _check_metadata(metadata: Mapping[str, str]) -> None:
-    if not isinstance(metadata, Mapping):
-        raise ConfigError(f"metadata are a {type(metadata).__name__}, expected texts by name")
-    for key, value in metadata.items():
-        for text in (key, value):
-            if not _is_text(text):
-                what = f"{text!r} is a {type(text).__name__}"
-                raise ConfigError(f"metadata[{key!r}]: {what}, expected Unicode text")
-
-
-def _is_text(value: object) -> bool:
-    """Whether it is a string that UTF-8 can hold: no lone surrogates."""
-    return isinstance(value, str) and value.encode(errors="replace").decode() == value
-
-
 def _parse_device(device: _Device) -> torch.device:
     try:
         return torch.device(device)
@@ -364,7 +352,6 @@ def _parse_device(device: _Device) -> torch.device:
 
 
 def _to_torch(raw: RawTensor) -> Tensor:
-    size = DTYPES[raw.dtype]
     bits = raw.bits if raw.bits.flags.writeable else raw.bits.copy()
-    carried = torch.from_numpy(bits.view(f"i{size}"))
+    carried = torch.from_numpy(bits.view(f"i{DTYPES[raw.dtype]}"))
     return carried.view(_TORCH_DTYPES[raw.dtype]).reshape(raw.shape)

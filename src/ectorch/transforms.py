@@ -23,6 +23,8 @@ def transformed() -> bool:
 
 def differentiated_again(*grads: Tensor | None) -> bool:
     """Whether a kernel's backward is itself transformed: ``create_graph``, ``is_grads_batched``."""
+    if torch.compiler.is_compiling():
+        return False
     batched = torch._C._functorch.is_legacy_batchedtensor
     return (
         torch.is_grad_enabled()

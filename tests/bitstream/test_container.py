@@ -1,3 +1,5 @@
+import errno
+import re
 import time
 import tracemalloc
 
@@ -7,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ectorch.bitstream import DTYPES, RawTensor, Reader, encode_file, write_atomic
-from ectorch.bitstream.codings import Coding
-from ectorch.bitstream.container import estimate_file_bits
+from ectorch.bitstream.codings import Coding, Preset
+from ectorch.bitstream.container import encode_tensors, estimate_file_bits, write_file
 from ectorch.bitstream.index import Entry, encode_header, place
 from ectorch.bitstream.reader import DEFAULT_MAX_DECODED_BYTES
-from ectorch.errors import FormatError
+from ectorch.errors import ConfigError, FormatError, UnsupportedTensorError
 
 PINNED = bytes.fromhex(
     "454354 01 34"
@@ -193,7 +195,7 @@ def test_one_tensor_is_read_without_the_bytes_of_the_others(three_blocks):
     with Reader(path) as reader:
         asked = []
         read = reader._source.read
-        reader._source.read = lambda at, count: asked.append(count) or read(at, count)
+        reader._source.read = lambda offset, size: asked.append(size) or read(offset, size)
         reader.read("b")
     assert sum(asked) <= 2 * 400 + 4
 
@@ -274,7 +276,7 @@ def test_the_limit_is_the_readers_choice(ect):
         Reader(data, 3999)
 
 
-@pytest.mark.parametrize("size", [0, 5, 7, 1 << 20])
+@pytest.mark.parametrize("size", [0, 5, 7, 1 << 30])
 def test_blocks_have_to_fill_the_file(size, ect):
     _, blocks = huge(10)
     entry = Entry("huge", "float32", (10,), Coding.STATIC, size)
@@ -282,9 +284,69 @@ def test_blocks_have_to_fill_the_file(size, ect):
         Reader(ect.assemble(encode_header(place([entry]), {}), blocks))
 
 
+@pytest.mark.parametrize("name", ["\ud800", 3, None, ("a",), b"a"], ids=repr)
+def test_what_is_no_name_is_not_written(name, ect):
+    with pytest.raises(
+        UnsupportedTensorError, match=f"^{re.escape(repr(name))} is no Unicode text"
+    ):
+        encode_file({"fine": ect.raw("int8", [1]), name: ect.raw("int8", [2])})
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"epoch": 3}, r"metadata\['epoch'\]: 3 is a int"),
+        ({"a": "b", "k": "\udfff"}, r"metadata\['k'\]: '\\udfff' is a str"),
+        ({"\ud800": "v"}, r"metadata\['\\ud800'\]"),
+        ({b"k": "v"}, r"metadata\[b'k'\]: b'k' is a bytes"),
+        ([("k", "v")], "metadata are a list"),
+    ],
+)
+def test_metadata_that_are_no_text_are_not_written(metadata, message):
+    with pytest.raises(ConfigError, match=message):
+        encode_file({}, metadata)
+
+
+@pytest.mark.parametrize("preset", ["small", "fast"])
+def test_a_file_in_parts_is_the_file(preset, tmp_path, ect):
+    tensors = ect.lenet(0.2)
+    tensors |= {"tied": tensors["fc1.weight"], "empty": ect.raw("int8", [])}
+    data = encode_file(tensors, {"k": "v"}, preset)
+    encoded = encode_tensors(tensors, {"k": "v"}, Preset(preset), 2)
+    assert b"".join(encoded.parts()) == data
+    assert encoded.size_bytes == len(data)
+    assert write_file(tmp_path / "m.ect", tensors, {"k": "v"}, preset) == len(data)
+    assert (tmp_path / "m.ect").read_bytes() == data
+
+
 def test_a_header_that_no_reader_takes_is_not_written(ect):
     with pytest.raises(FormatError, match="at most"):
         encode_file({}, {"key": "x" * (1 << 24)})
+
+
+def test_a_write_replaces_the_file_and_leaves_no_other(tmp_path):
+    path = tmp_path / "model.ect"
+    write_atomic(path, b"old")
+    write_atomic(str(path), b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("failing", ["os.fsync", "pathlib.Path.replace"])
+@pytest.mark.parametrize("existed", [True, False])
+def test_a_failed_write_changes_nothing(failing, existed, tmp_path, monkeypatch):
+    path = tmp_path / "model.ect"
+    if existed:
+        path.write_bytes(b"old")
+
+    def fail(*_):
+        assert not existed or path.read_bytes() == b"old"
+        raise OSError(errno.ENOSPC, "disk full")
+
+    monkeypatch.setattr(failing, fail)
+    with pytest.raises(OSError, match=f"disk full.*{path}"):
+        write_atomic(path, b"new")
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == ([b"old"] if existed else [])
 
 
 def test_a_file_that_is_open_survives_its_replacement(three_blocks, ect):

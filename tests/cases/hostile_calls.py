@@ -104,10 +104,8 @@ def main(name: str, calls: int) -> None:
             continue
         for kind, one in zip(FUNCTIONS[name], given, strict=True):
             if kind in ARRAYS:
-                fits = one.dtype == ARRAYS[kind] or (
-                    one.dtype.kind == "u" and name in SEVERAL_WIDTHS
-                )
-                assert fits, (name, kind, one.dtype)
+                widths = name in SEVERAL_WIDTHS and one.dtype.kind == "u"
+                assert one.dtype == ARRAYS[kind] or widths, (name, kind, one.dtype)
                 assert one.flags.c_contiguous, (name, kind, one.strides)
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import ectorch as ec
 from ectorch.chains import find_chains
+from ectorch.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -192,7 +193,9 @@ def test_hooks_see_what_they_saw(watch):
     assert seen
 
 
-@pytest.mark.parametrize("form", ["tensors", "tuples", "dicts", "a function"])
+@pytest.mark.parametrize(
+    "form", ["tensors", "tuples", "dicts", "a function", "a tensor", "a dict", "a loader"]
+)
 def test_inputs_tell_which_axis_units_are(form):
     inputs = [torch.randn(7, 4), torch.randn(5, 4)]
     batches = {
@@ -200,6 +203,9 @@ def test_inputs_tell_which_axis_units_are(form):
         "tuples": [(x,) for x in inputs],
         "dicts": [{"x": x} for x in inputs],
         "a function": lambda model: model(torch.cat(inputs)),
+        "a tensor": torch.cat(inputs),
+        "a dict": {"x": torch.cat(inputs)},
+        "a loader": torch.utils.data.DataLoader(torch.cat(inputs), batch_size=5),
     }[form]
     net = Between(nn.BatchNorm1d(8)).eval()
     net.a.weight.data[torch.randperm(8)[:5]] *= torch.rand(5, 4) < 0.4  # so that order matters
@@ -209,6 +215,14 @@ def test_inputs_tell_which_axis_units_are(form):
     assert not torch.equal(final.a.weight, plain.a.weight)
     x = torch.cat(inputs)
     torch.testing.assert_close(final(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batches", [None, 5, [[1, 2]], [torch.randn(2, 4), (torch.randn(2, 4),)]])
+def test_what_is_no_input_is_refused_before_anything_changes(batches):
+    net = ec.prepare(Between(nn.BatchNorm1d(8)))
+    with pytest.raises(ConfigError, match="batches"):
+        ec.finalize(net, batches)
+    assert type(net.a) is not nn.Linear
 
 
 def test_a_change_that_outputs_show_is_undone_with_a_warning():

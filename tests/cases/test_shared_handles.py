@@ -1,14 +1,13 @@
-"""One handle for threads, for processes after a fork, and pickled: each gets its own bytes."""
+"""One handle for threads, forked and spawned workers, and copies: every read is its own."""
 
 import asyncio
-import multiprocessing
+import copy
 import os
 import pickle
-import shutil
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,238 +15,243 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import ectorch as ec
-from ectorch.bitstream import RawTensor, Reader, encode_file, source, write_file
-from ectorch.errors import FormatError
+from ectorch.bitstream import Reader
+from ectorch.errors import ConfigError, FormatError
+
+TENSORS = 24
 
 
-def tensors():
-    """Small ones that share blocks, some coded with hints, and ones that have their own block."""
-    rng = np.random.default_rng(7)
-    arrays = {}
-    for at in range(4):  # a unit that hears much is heard much
-        heard = rng.choice([0.0, 0.0, 0.9], 256)
-        live = [rng.random((256, 16)) < heard[:, None], rng.random((3, 256)) < heard]
-        for part, of in zip(["in", "out"], live, strict=True):
-            arrays[f"layer{at}.{part}"] = of * rng.choice(np.float32([-1, 1]), of.shape)
-    arrays |= {f"layer{at}.bias": rng.standard_normal(24).astype(np.float32) for at in range(6)}
-    arrays |= {f"noise{at}": rng.standard_normal((16, 200)).astype(np.float32) for at in range(6)}
-    return {
-        name: RawTensor("float32", array.shape, array.reshape(-1).view(np.uint32))
-        for name, array in arrays.items()
-    }
+def state(seed=0):
+    """Blocks of their own, shared ones, a coded grid that is cut into chunks, and hints."""
+    rng = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for at in range(0, TENSORS, 4):
+        mask = torch.rand(64, 1, generator=rng) < 0.5  # rows that feed the columns of the next
+        tensors[f"{at:02}"] = torch.randint(0, 256, (5000,), dtype=torch.uint8, generator=rng)
+        tensors[f"{at + 1:02}"] = torch.randn(30, 3, generator=rng)
+        tensors[f"{at + 2:02}"] = mask * torch.randint(-1, 2, (64, 64), generator=rng) / 4
+        tensors[f"{at + 3:02}"] = mask.T * torch.randint(-1, 2, (64, 64), generator=rng) / 4
+    return tensors
 
 
-TENSORS = tensors()
+STATE = state()
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("shared") / "model.ect"
-    write_file(path, TENSORS)
-    with Reader(path) as reader:
-        assert any(reader._hint(entry, reader.payload(entry.name)) for entry in reader)
+    path = tmp_path_factory.mktemp("shared") / "m.ect"
+    ec.save_file(STATE, path)
     return path
 
 
 @pytest.fixture
-def hurried():
-    """Threads change places as often as they can."""
-    before = sys.getswitchinterval()
+def switching():
+    """Threads take turns as often as they can."""
+    interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
-    sys.setswitchinterval(before)
+    sys.setswitchinterval(interval)
 
 
-def is_right(file, name):
-    """Whether a `safe_open` gives the whole tensor and a part of it."""
-    expected = torch.from_numpy(TENSORS[name].bits.view(np.float32).reshape(TENSORS[name].shape))
-    rows = file.get_slice(name)[1:9]
-    return torch.equal(file.get_tensor(name), expected) and torch.equal(rows, expected[1:9])
+def read_wrong(file, name):
+    """Whether any way to read one tensor gives other bits."""
+    whole, want = file.get_tensor(name), STATE[name]
+    part = file.get_slice(name)[3:9]
+    return not (whole.equal(want) and part.equal(want[3:9]))
 
 
-@pytest.mark.parametrize("without_pread", [False, True])
-def test_threads_that_share_a_handle_get_what_they_ask_for(
-    path, hurried, without_pread, monkeypatch
-):
-    if without_pread:
+def test_the_file_has_hints(path):
+    with Reader(path) as reader:
+        assert any(reader._hint_of(entry) is not None for entry in reader)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("positional", [True, False])
+@pytest.mark.usefixtures("switching")
+def test_sixteen_threads_read_what_was_written(threads, positional, path, monkeypatch):
+    if not positional:  # as on Windows
         monkeypatch.delattr(os, "pread")
-    with ec.safe_open(path) as file, ThreadPoolExecutor(16) as pool:
-        assert all(pool.map(lambda name: is_right(file, name), [*TENSORS] * 8))
+    with ec.safe_open(path, threads=threads) as file, ThreadPoolExecutor(16) as pool:
+        assert not any(pool.map(partial(read_wrong, file), list(STATE) * 8))
 
 
-def test_threads_that_share_a_reader_get_payloads_tensors_and_whole_files(path, hurried):
-    with Reader(path, threads=2) as alone:
-        payloads = {name: alone.payload(name) for name in TENSORS}
+@pytest.mark.usefixtures("switching")
+def test_threads_hammer_one_reader(path):
+    """Payloads, rows, hints, whole files and checks at once; nothing waits for anything."""
+    stored = path.read_bytes()
+    with Reader(path) as reader:
+        payloads = {name: reader.payload(name) for name in STATE}
+        whole = {name: tensor.bits for name, tensor in reader.read_all().items()}
+    assert all(payload in stored for payload in payloads.values())
 
-    def work(reader, name):
-        if name == "noise0":
-            reader.verify()
-            assert all(
-                np.array_equal(t.bits, TENSORS[n].bits) for n, t in reader.read_all().items()
+    def work(seed):
+        rng = np.random.default_rng(seed)
+        for _ in range(40):
+            name = f"{rng.integers(TENSORS):02}"
+            rows = range(2, 2 + int(rng.integers(1, 20)))
+            row = STATE[name][0].numel()
+            assert reader.payload(name) == payloads[name]
+            assert np.array_equal(
+                reader.read(name, rows).bits, whole[name][2 * row : rows.stop * row]
             )
-        assert reader.payload(name) == payloads[name]
-        assert np.array_equal(reader.read(name).bits, TENSORS[name].bits)
+        reader.verify()
+        assert all(np.array_equal(t.bits, whole[n]) for n, t in reader.read_all().items())
 
     with Reader(path, threads=2) as reader, ThreadPoolExecutor(16) as pool:
-        list(pool.map(work, [reader] * 4 * len(TENSORS), [*TENSORS] * 4))
+        for done in [pool.submit(work, seed) for seed in range(16)]:
+            done.result()
 
 
-def test_slices_are_shared_too(path, hurried):
-    with ec.safe_open(path) as file, ThreadPoolExecutor(16) as pool:
-        part = file.get_slice("noise3")
-        expected = file.get_tensor("noise3")
-        rows = list(pool.map(lambda at: (at, part[at]), [*range(16)] * 20))
-    assert all(torch.equal(row, expected[at]) for at, row in rows)
-
-
-def test_the_executor_of_asyncio_may_read(path):
-    async def read(file):
+def test_the_executor_of_asyncio_reads_what_was_written(path):
+    async def read_all(file):
         loop = asyncio.get_running_loop()
-        tasks = [loop.run_in_executor(None, is_right, file, name) for name in TENSORS]
-        return await asyncio.gather(*tasks)
+        work = [loop.run_in_executor(None, read_wrong, file, name) for name in list(STATE) * 4]
+        return await asyncio.gather(*work)
 
     with ec.safe_open(path) as file:
-        assert all(asyncio.run(read(file)))
+        assert not any(asyncio.run(read_all(file)))
 
 
-class Stored(Dataset):
+class Tensors(Dataset):
     def __init__(self, file):
-        self.file, self.names = file, list(TENSORS)
+        self.file, self.names = file, list(STATE) * 4
 
     def __len__(self):
         return len(self.names)
 
-    def __getitem__(self, at):
-        return int(is_right(self.file, self.names[at]))
+    def __getitem__(self, index):
+        return read_wrong(self.file, self.names[index])
 
 
-# Python warns of a fork where the test runner has threads.
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_of_a_data_loader_read_at_once(path, method):
-    if method not in multiprocessing.get_all_start_methods():
-        pytest.skip(method)
-    with ec.safe_open(path) as file:
-        assert is_right(file, "noise0")
-        loader = DataLoader(Stored(file), num_workers=2, multiprocessing_context=method)
-        assert all(bool(batch.all()) for batch in loader)
+@pytest.mark.parametrize(("start", "workers"), [("fork", 2), ("spawn", 1)])
+def test_workers_of_a_data_loader_share_a_handle(start, workers, path):
+    with ec.safe_open(path, threads=1) as file:
+        file.get_tensor("02")
+        loader = DataLoader(Tensors(file), num_workers=workers, multiprocessing_context=start)
+        seen = [bool(wrong) for wrong in loader]
+        assert len(seen) == 4 * TENSORS
+        assert not any(seen)
+        assert not read_wrong(file, "05")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_fork_in_the_middle_of_reads_of_other_threads_can_read(path, hurried):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.usefixtures("switching")
+def test_a_child_forked_amid_reads_of_threads_is_not_stuck(path):
     stop = threading.Event()
-
-    def hammer(file):
-        while not stop.is_set():
-            assert is_right(file, "layer3.out")
-
     with ec.safe_open(path, threads=1) as file, ThreadPoolExecutor(4) as pool:
-        tasks = [pool.submit(hammer, file) for _ in range(4)]
-        try:
-            for _ in range(5):
-                child = os.fork()
-                if not child:
-                    os._exit(0 if all(is_right(file, name) for name in TENSORS) else 1)
-                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        finally:
-            stop.set()
-        for task in tasks:
-            task.result()
+
+        def read_on(name):
+            while not stop.is_set():
+                assert not read_wrong(file, name)
+
+        readers = [pool.submit(read_on, name) for name in ("00", "02", "03", "07")]
+        for _ in range(5):
+            child = os.fork()
+            if not child:
+                os._exit(int(any(read_wrong(file, name) for name in STATE)))
+            assert os.waitpid(child, 0)[1] == 0
+        stop.set()
+        for reader in readers:
+            reader.result()
 
 
-@pytest.mark.parametrize("again", [deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_a_pickled_handle_reads_the_same_file(path, again, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda f: pickle.loads(pickle.dumps(f))]
+)
+@pytest.mark.parametrize("source", [os.fspath, lambda path: path.read_bytes()])
+def test_copies_read_on_their_own(again, source, path):
+    with Reader(source(path), 1 << 20, threads=1) as reader, again(reader) as copied:
+        assert copied.read("03").bits.tolist() == reader.read("03").bits.tolist()
+        reader.__exit__()
+        assert len(copied.read_all()) == TENSORS
+        assert (copied._limit, copied._threads) == (1 << 20, 1)
+
+
+def test_a_pickle_finds_its_file_from_another_folder(path, monkeypatch, tmp_path):
     monkeypatch.chdir(path.parent)
-    with ec.safe_open(path.name, max_decoded_bytes=1 << 21) as file:
-        monkeypatch.chdir(tmp_path)
-        with again(file) as other:
-            assert is_right(other, "noise1")
-        part = again(file.get_slice("noise1"))
-        assert torch.equal(part[2], file.get_tensor("noise1")[2])
+    with ec.safe_open(path.name) as file:
+        pickled = pickle.dumps(file)
+    monkeypatch.chdir(tmp_path)
+    with pickle.loads(pickled) as file:
+        assert not read_wrong(file, "01")
 
 
-def test_bytes_pickle_as_they_are():
-    with Reader(encode_file(TENSORS), threads=1) as reader:
-        other = pickle.loads(pickle.dumps(reader))
-        assert np.array_equal(other.read("noise1").bits, TENSORS["noise1"].bits)
+def replace_whole(path):
+    ec.save_file(state(1), path, preset="fast")
 
 
-def replaced(path):
-    shutil.copy2(path, path.with_name("other.ect")).replace(path)
+def change_the_header_alone(path):
+    status = path.stat()
+    ec.save_file(STATE, path, {"epoch": "2"})
+    assert path.stat().st_size == status.st_size
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def rewritten(path):
-    """With other weights of the very same sizes, as a copy over it leaves it."""
-    flipped = {
-        n: RawTensor(t.dtype, t.shape, t.bits ^ 1) for n, t in TENSORS.items() if "noise" in n
-    }
-    path.write_bytes(encode_file(TENSORS | flipped))
-    os.utime(path, ns=(0, 0))
-
-
-def cut(path):
-    with path.open("r+b") as file:
-        file.truncate(5000)
-
-
-@pytest.mark.parametrize("change", [replaced, rewritten, cut, os.unlink])
-def test_a_pickled_handle_refuses_another_file(change, path, tmp_path):
-    copy = shutil.copy2(path, tmp_path / "model.ect")
-    with Reader(copy) as reader:
-        pickled = pickle.dumps(reader)
-    change(copy)
-    with pytest.raises((FormatError, FileNotFoundError), match=r"model\.ect"):
+@pytest.mark.parametrize("replace", [replace_whole, change_the_header_alone])
+def test_a_pickle_refuses_another_file(replace, tmp_path):
+    path = tmp_path / "m.ect"
+    ec.save_file(STATE, path, {"epoch": "1"})
+    with ec.safe_open(path) as file:
+        pickled = pickle.dumps(file)
+        replace(path)
+        assert not read_wrong(file, "02")  # what was opened is still there
+    with pytest.raises(FormatError, match=r"m\.ect: (the file has changed|another file)"):
+        pickle.loads(pickled)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
         pickle.loads(pickled)
 
 
-@pytest.mark.parametrize("change", [rewritten, cut])
-@pytest.mark.parametrize("without_pread", [False, True])
-def test_an_open_handle_refuses_a_file_that_was_written_to(
-    change, without_pread, path, tmp_path, monkeypatch
-):
-    if without_pread:
+def cut(path):
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def overwrite(path):
+    other = path.with_name("other")
+    ec.save_file(state(1), other, preset="fast")
+    path.write_bytes(other.read_bytes())
+
+
+@pytest.mark.parametrize("change", [cut, overwrite])
+@pytest.mark.parametrize("positional", [True, False])
+def test_a_file_that_changes_under_a_handle_is_refused(change, positional, tmp_path, monkeypatch):
+    if not positional:
         monkeypatch.delattr(os, "pread")
-    copy = shutil.copy2(path, tmp_path / "model.ect")
-    with Reader(copy) as reader:
-        change(copy)
-        for name in ("noise1", "noise5"):
-            with pytest.raises(FormatError, match=r"model\.ect: changed since it was opened"):
-                reader.read(name)
+    path = tmp_path / "m.ect"
+    ec.save_file(STATE, path)
+    os.utime(path, ns=(0, 0))
+    with ec.safe_open(path) as file:
+        assert not read_wrong(file, "00")
+        change(path)
+        for name in ("04", "05", "07"):
+            with pytest.raises(FormatError, match=r"m\.ect: the file has changed since"):
+                file.get_tensor(name)
 
 
-def test_an_open_handle_reads_on_where_the_file_was_replaced(path, tmp_path):
-    copy = shutil.copy2(path, tmp_path / "model.ect")
-    with Reader(copy) as reader:
-        replaced(copy)
-        assert np.array_equal(reader.read("noise1").bits, TENSORS["noise1"].bits)
-
-
-@pytest.mark.parametrize("open_it", [lambda path: path, lambda path: path.read_bytes()])
-def test_a_closed_handle_says_so(open_it, path):
-    with Reader(open_it(path)) as reader:
+@pytest.mark.parametrize("positional", [True, False])
+def test_a_closed_reader_says_so(positional, path, monkeypatch):
+    if not positional:
+        monkeypatch.delattr(os, "pread")
+    with Reader(path) as reader:
         pass
-    for use in (lambda: reader.read("noise1"), reader.read_all, lambda: pickle.dumps(reader)):
-        with pytest.raises(ValueError, match="is closed"):
-            use()
+    with pytest.raises(ConfigError, match=r"m\.ect is closed"):
+        reader.read("00")
+    with pytest.raises(ConfigError, match=r"m\.ect is closed"):
+        pickle.dumps(reader)
 
 
-def test_a_read_that_has_begun_when_the_handle_is_closed_is_finished(path, monkeypatch):
-    begun, closed = threading.Event(), threading.Event()
-    whole = source._Handle.read
+def test_rows_do_not_hold_their_tensor(path):
+    with Reader(path) as reader:
+        bits = reader.read("00", range(1, 3)).bits
+    assert bits.base is None
+    assert bits.tolist() == STATE["00"][1:3].tolist()
 
-    def slowly(handle, offset, count):
-        begun.set()
-        assert closed.wait(10)
-        return whole(handle, offset, count)
 
-    with Reader(path) as reader, ThreadPoolExecutor(1) as pool:
-        monkeypatch.setattr(source._Handle, "read", slowly)
-        task = pool.submit(reader._source.read, 0, 3)
-        assert begun.wait(10)
-        reader.__exit__()
-        others = [path.open("rb") for _ in range(3)]  # one of them may get the number
-        for other in others:
-            other.close()
-        closed.set()
-        assert task.result() == b"ECT"
+def test_equal_tensors_share_no_memory(tmp_path):
+    path = tmp_path / "tied.ect"
+    ec.save_file({"a": torch.arange(9.0), "b": torch.arange(9.0)}, path)
+    for load in (ec.load_file, ec.bitstream.load_file):
+        loaded = load(path)
+        loaded["a"][:] = 0
+        assert loaded["b"].tolist() == list(range(9))

@@ -1,163 +1,150 @@
-"""Writing a file so that it appears whole or not at all."""
+"""Writing a file so that a reader sees the old one or the whole new one."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import os
-import platform
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
-from functools import partial
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 try:
     import fcntl
-except ImportError:  # Windows
+except ImportError:  # Windows: nobody removes a file there that is open
     fcntl = None  # type: ignore[assignment]
 
-# What the process was given: names of it may lead to a file, whose name is not what was asked for.
-_STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")
+_Part = bytes | bytearray | memoryview
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_STREAMS = {"/dev/stdout", "/dev/stderr"}
+_STREAM_FOLDERS = {"/dev/fd", "/proc/self/fd"}
+_RANDOM_BYTES = 4
 _SUFFIX = ".part"
-_CANNOT_SYNC = {errno.EACCES, errno.EINVAL, errno.ENOTSUP}  # a folder of this right or file system
-_Data = bytes | memoryview
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes | Iterable[_Data]) -> int:
+def write_atomic(path: str | os.PathLike[str], data: _Part | Iterable[_Part]) -> int:
     """Write beside ``path``, then rename: a reader sees the old file or the whole new one.
 
-    A file that exists keeps its mode, and its owner and group where the process may give them away;
-    a new one has what the umask leaves. Of a symbolic link the target is written; other hard links
-    of a file keep the old content; extended attributes are lost. What is no regular file (a pipe, a
-    device, standard output) is written to directly. A file without write permission is refused.
-    What writers on this machine that were killed left in the folder is removed (not on Windows).
+    The mode of a file that exists is kept, its owner and group where that is allowed; a link stays
+    one, and its target is written; hard links are cut. What is no regular file (a FIFO, a device,
+    a standard stream) is written to directly. Folder and file are synced. What a writer that was
+    killed left behind for this ``path`` is removed.
 
     Args:
-        data: the file's bytes, or parts of them.
+        data: at once, or parts of it.
 
     Returns:
-        the file's size in bytes.
+        the bytes written.
 
     Raises:
-        OSError: that names ``path``, which is then as it was.
+        OSError: naming ``path``; then nothing has changed.
     """
-    parts: Iterable[_Data] = [data] if isinstance(data, bytes) else data
+    parts = [data] if isinstance(data, (bytes, bytearray, memoryview)) else data
     try:
-        before = _stat(path)
-        if before is not None and not _is_replaceable(path, before):
+        if _is_stream(path):
             with open(path, "wb") as file:
                 return sum(map(file.write, parts))
-        target = Path(os.path.realpath(path))
-        _remove_orphans(target.parent)
-        with _temporary(target.parent, before) as (file, temporary):
-            size = sum(map(file.write, parts))
-            file.flush()
-            os.fsync(file.fileno())
-            if before is not None:
-                _take_over(file.fileno(), before)
-            if fcntl is None:  # Windows renames nothing that is open
-                file.close()
-            temporary.replace(target)
-        _sync_folder(target.parent)
+        return _replace(Path(os.path.realpath(path)), parts)
     except OSError as error:  # name the file that was asked for
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
-    return size
 
 
-def _stat(path: str | os.PathLike[str]) -> os.stat_result | None:
+def _is_stream(path: str | os.PathLike[str]) -> bool:
+    plain = Path(path).absolute()
+    if str(plain) in _STREAMS or str(plain.parent) in _STREAM_FOLDERS:
+        return True  # even where it is sent to a regular file: others write there, too
+    status = _status(path)
+    return status is not None and not stat.S_ISREG(status.st_mode)
+
+
+def _status(path: str | os.PathLike[str]) -> os.stat_result | None:
     try:
         return Path(path).stat()
     except FileNotFoundError:
         return None
 
 
-def _is_replaceable(path: str | os.PathLike[str], before: os.stat_result) -> bool:
-    """Whether it is a file that may be written, and that has its own name."""
-    given = str(Path(path).absolute()).startswith(_STREAMS)
-    return stat.S_ISREG(before.st_mode) and not given and os.access(path, os.W_OK)
-
-
-@contextlib.contextmanager
-def _temporary(folder: Path, before: os.stat_result | None) -> Iterator[tuple[BinaryIO, Path]]:
-    """A new file that is locked, for `_remove_orphans` to know that it is in use."""
-    mode = 0o666 if before is None else before.st_mode & 0o600
-    while True:
-        path = folder / f"{_prefix()}{secrets.token_hex(8)}{_SUFFIX}"
-        with open(path, "xb", opener=partial(_open, mode=mode)) as file:
-            try:
-                if _lock(file.fileno()) is False or not path.exists():
-                    continue  # another writer was faster, and takes it for an orphan
-                yield file, path
-                return
-            finally:
-                path.unlink(missing_ok=True)
-
-
-def _open(path: str, flags: int, mode: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), mode)
-
-
-def _prefix() -> str:
-    """Of this machine: others that share the folder may not see its locks."""
-    return f".ectorch-{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}-"
-
-
-def _remove_orphans(folder: Path) -> None:
-    """Remove the temporary files of writers that are no more; what cannot be removed stays."""
-    if fcntl is None:
-        return
-    prefix = _prefix()
-    with contextlib.suppress(OSError):
-        for path in folder.iterdir():
-            if path.name.startswith(prefix):
-                with contextlib.suppress(OSError), open(path, "r+b", opener=_no_wait) as file:
-                    if _lock(file.fileno()):
-                        path.unlink()
-
-
-def _no_wait(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
-
-
-def _lock(descriptor: int) -> bool | None:
-    """False where somebody else holds the lock, None where there is no such thing."""
-    if fcntl is None:
-        return None
+def _replace(target: Path, parts: Iterable[_Part]) -> int:
+    # Short names, whatever the target's; the same for one target, so that leftovers are found.
+    prefix = f".ect-{zlib.crc32(os.fsencode(target.name)):08x}-"
+    _remove_leftovers(target.parent, prefix)
+    old = _status(target)
+    descriptor, partial = _create(target.parent, prefix, old)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return None
-    return True
+        with open(descriptor, "wb") as file:
+            size = sum(map(file.write, parts))
+            file.flush()
+            if old is not None and hasattr(os, "fchmod"):
+                _take_over(descriptor, old)
+            os.fsync(descriptor)
+            if fcntl is None:
+                file.close()  # Windows renames nothing that is open
+            partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+    return size
 
 
-def _take_over(descriptor: int, before: os.stat_result) -> None:
-    """Mode, owner and group of the file that will be replaced."""
-    mode = stat.S_IMODE(before.st_mode) & 0o777
-    if not hasattr(os, "fchown"):
-        return
-    now = os.fstat(descriptor)
-    if (now.st_uid, now.st_gid) != (before.st_uid, before.st_gid):
+def _create(folder: Path, prefix: str, old: os.stat_result | None) -> tuple[int, Path]:
+    """A file that is new and locked, as long as its writer lives, and no more open than ``old``."""
+    mode = 0o666 if old is None else old.st_mode & 0o700
+    while True:
+        partial = folder / f"{prefix}{secrets.token_hex(_RANDOM_BYTES)}{_SUFFIX}"
         try:
-            os.fchown(descriptor, before.st_uid, before.st_gid)
-        except PermissionError:  # what was allowed to its group is not for ours
-            mode &= 0o707
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, mode)
+        except FileExistsError:
+            continue
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # file systems without locks: nobody will have one
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, partial
+        os.close(descriptor)  # another writer took it for a leftover, before the lock
+
+
+def _take_over(descriptor: int, old: os.stat_result) -> None:
+    """Group, owner and mode of ``old``; what only others may do is left."""
+    for owner, group in ((-1, old.st_gid), (old.st_uid, -1)):
+        with contextlib.suppress(PermissionError):
+            os.fchown(descriptor, owner, group)
+    mode = stat.S_IMODE(old.st_mode) & 0o777
+    if os.fstat(descriptor).st_gid != old.st_gid:  # another group may do what anyone may
+        mode &= ~0o070 | (mode & 0o007) << 3
     os.fchmod(descriptor, mode)
 
 
-def _sync_folder(folder: Path) -> None:
-    if not hasattr(os, "O_DIRECTORY"):
-        return
+def _remove_leftovers(folder: Path, prefix: str) -> None:
+    """Those of writers that were killed: a lock ends with its process."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        with os.scandir(folder) as entries:
+            found = [folder / entry.name for entry in entries if entry.name.startswith(prefix)]
+    except PermissionError:  # a folder may be written to and not listed
+        return
+    for path in found:
+        with contextlib.suppress(OSError):  # another user's, or a live writer's, or just gone
+            _remove_leftover(path)
+
+
+def _remove_leftover(path: Path) -> None:
+    if fcntl is None:
+        path.unlink()
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | _NO_LINK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()  # while it is locked: its writer may just be about to
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # opens no folders
+        return
+    with contextlib.suppress(PermissionError):  # a folder may be written to and not read
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    except OSError as error:
-        if error.errno not in _CANNOT_SYNC:
-            raise

@@ -21,6 +21,7 @@ from ectorch.bitstream.wire import Cursor
 from ectorch.errors import FormatError
 
 _MANY_ITEMS = 1 << 14  # fewer gain nothing by rANS
+_TOGETHER_ITEMS = 1 << 20  # chunks of fewer are decoded by one task
 _SAMPLE_ITEMS = 1 << 18
 _LIGHT_SHARE = 0.999  # of static bytes: it takes several times as long, and gains on the way
 _QUICK_ZSTD_LEVEL = 3
@@ -71,29 +72,40 @@ class Surroundings:
 def encode_tensor(tensor: RawTensor, around: Surroundings | None = None) -> tuple[Coding, bytes]:
     """The smallest payload of those that the preset tries; a tie goes to the lower id."""
     around = around or Surroundings()
-    candidates: list[tuple[Coding, bytes]] = []
+    found = find_levels(tensor.bits, tensor.dtype) if len(tensor.bits) else None
+    best = _Best(tensor.bits.nbytes)
     if len(tensor.bits):
-        if (half := floats.encode_half(tensor)) is not None:
-            candidates.append((Coding.HALF, half))
-        found = find_levels(tensor.bits, tensor.dtype)
-        if found is not None:
-            candidates += _encode_symbols(*found, tensor, around)
-        small = around.preset is Preset.SMALL and (around.layout is None or found is None)
-        if small:
-            candidates.append((Coding.ZSTD, floats.encode_zstd(tensor)))
-        if small or found is None:
-            limit = min([tensor.bits.nbytes, *(len(payload) for _, payload in candidates)])
-            split = planes.encode(tensor, limit, None if small else _QUICK_ZSTD_LEVEL)
-            candidates += [] if split is None else [(Coding.PLANES, split)]
-    best = min(candidates, key=lambda candidate: (len(candidate[1]), candidate[0]), default=None)
-    if best is None or len(best[1]) >= tensor.bits.nbytes:
+        best.offer(Coding.HALF, floats.encode_half(tensor))
+    if found is not None:
+        for coding, payload in _encode_symbols(*found, tensor, around):
+            best.offer(coding, payload)
+    small = around.preset is Preset.SMALL and (around.layout is None or found is None)
+    if len(tensor.bits) and (small or found is None):
+        level = None if small else _QUICK_ZSTD_LEVEL
+        best.offer(Coding.PLANES, planes.encode(tensor, best.size, level))
+    if len(tensor.bits) and small:
+        best.offer(Coding.ZSTD, floats.encode_zstd(tensor, best.size + (best.coding > Coding.ZSTD)))
+    if best.payload is None:
         return Coding.RAW, tensor.little_endian()
-    return best
+    return best.coding, best.payload
+
+
+@dataclass
+class _Best:
+    """The smallest payload so far, if it is smaller than ``size``; others are not kept."""
+
+    size: int
+    coding: Coding = Coding.RAW
+    payload: bytes | None = None
+
+    def offer(self, coding: Coding, payload: bytes | None) -> None:
+        if payload is not None and (len(payload), coding) < (self.size, self.coding):
+            self.size, self.coding, self.payload = len(payload), coding, payload
 
 
 def decode_tensor(
     coding: Coding,
-    payload: bytes,
+    payload: bytes | memoryview,
     dtype: str,
     shape: Sequence[int],
     what: str,
@@ -114,11 +126,11 @@ def decode_tensor(
     items = range(count) if items is None else items
     if coding in _SYMBOLS:
         return _decode_symbols(coding, Cursor(payload, what), dtype, shape, counts, items, map)
-    return _decode_whole(coding, payload, dtype, count, what)[items.start : items.stop]
+    return _decode_items(coding, payload, dtype, count, what, items)
 
 
 def layout_of(
-    coding: Coding, payload: bytes, dtype: str, shape: Sequence[int], what: str
+    coding: Coding, payload: bytes | memoryview, dtype: str, shape: Sequence[int], what: str
 ) -> Layout | None:
     """The context coder's layout; its hint is the earlier tensor that `decode_tensor` asks for."""
     if coding != Coding.CONTEXT:
@@ -162,6 +174,8 @@ def _encode_symbols(
     many = len(levels.patterns)
     if many == 1:
         yield Coding.STATIC, book
+        return
+    if len(book) >= tensor.bits.nbytes:
         return
     counts = rans.count_symbols(symbols, many, around.map)
     entropy_bytes = static.entropy_bits(counts) / 8
@@ -230,31 +244,43 @@ def _decode_symbols(
     if coding == Coding.CONTEXT:
         stream = ContextStream(cursor, shape, Alphabet(many, levels.zero), counts)
     elif coding == Coding.RANS:
-        stream = RansStream(cursor.rest(), count, many, cursor.what)
+        stream = RansStream(cursor.view(cursor.remaining), count, many, cursor.what)
     else:
         stream = StaticStream(cursor.rest(), count, many, cursor.what)
     step = stream.chunk_items
     chunks = range(items.start // step, -(-items.stop // step)) if items else range(0)
-    first = chunks.start * step
-    symbols = np.empty(min(chunks.stop * step, count) - first if chunks else 0, np.uint16)
-    parts = [symbols[at * step - first :][:step] for at in chunks]
-    for _ in map(lambda work: stream.decode_into(*work), list(zip(chunks, parts, strict=True))):
+    bits = np.empty(len(items), levels.patterns.dtype)
+
+    def decode(some: range) -> None:
+        first = some.start * step
+        symbols = np.empty(min(some.stop * step, count) - first, np.uint16)
+        for at in some:
+            stream.decode_into(at, symbols[at * step - first :][:step])
+        start, stop = max(first, items.start), min(first + len(symbols), items.stop)
+        out = bits[start - items.start : stop - items.start]
+        take(levels.patterns, symbols[start - first : stop - first], out)
+
+    together = max(1, _TOGETHER_ITEMS // step)
+    for _ in map(decode, [chunks[at : at + together] for at in range(0, len(chunks), together)]):
         pass
-    return take(levels.patterns, symbols[items.start - first : items.stop - first])
+    return bits
 
 
-def _decode_whole(coding: Coding, payload: bytes, dtype: str, count: int, what: str) -> Bits:
+def _decode_items(
+    coding: Coding, payload: bytes | memoryview, dtype: str, count: int, what: str, items: range
+) -> Bits:
     if coding == Coding.ZSTD:
-        return floats.decode_zstd(payload, dtype, count, what)
+        return floats.decode_zstd(payload, dtype, count, what)[items.start : items.stop]
     if coding == Coding.PLANES:
-        return planes.decode(payload, dtype, count, what)
+        return planes.decode(payload, dtype, count, what, items)
     half = coding == Coding.HALF
     if half and dtype != "float32":
         raise FormatError(f"{what}: stored as halves of {dtype}, expected float32")
-    size = count * (2 if half else DTYPES[dtype])
-    if len(payload) != size:
-        raise FormatError(f"{what}: {size} bytes expected, {len(payload)} stored")
-    return floats.decode_half(payload, what) if half else bits_from_bytes(payload, dtype)
+    width = 2 if half else DTYPES[dtype]
+    if len(payload) != count * width:
+        raise FormatError(f"{what}: {count * width} bytes expected, {len(payload)} stored")
+    part = memoryview(payload)[items.start * width : items.stop * width]
+    return floats.decode_half(part, what) if half else bits_from_bytes(part, dtype)
 
 
 class _Stream(Protocol):

@@ -9,38 +9,27 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
-import numpy as np
-
-from ectorch.bitstream import context
 from ectorch.bitstream.atomic import write_atomic
 from ectorch.bitstream.codings import (
     Coding,
     Preset,
     Surroundings,
-    count_nonzeros,
     encode_tensor,
     estimate_bits,
 )
 from ectorch.bitstream.context import Layout
-from ectorch.bitstream.index import (
-    DEFAULT_MAX_DECODED_BYTES,
-    MAX_ARRAY_BYTES,
-    MAX_DIMENSIONS,
-    Entry,
-    counted_bytes,
-    encode_header,
-    place,
-)
-from ectorch.bitstream.names import is_text
+from ectorch.bitstream.hints import Hints
+from ectorch.bitstream.index import Entry, encode_header, place
+from ectorch.bitstream.names import check_metadata, check_name
 from ectorch.bitstream.parallel import Workers, check_threads
 from ectorch.bitstream.tensor import RawTensor
 from ectorch.bitstream.wire import varint
-from ectorch.errors import ConfigError, FormatError, UnsupportedTensorError
+from ectorch.errors import ConfigError, FormatError
 
-_Coded = list[tuple[Entry, bytes]]
 _Source = tuple[str, RawTensor, str | None]  # name, tensor, name of the earlier one it equals
 
 MAGIC = b"ECT"
@@ -48,9 +37,40 @@ VERSION = 1
 MAX_HEADER_BYTES = 1 << 24
 CRC_BYTES = 4
 LARGE_BYTES = 1 << 23  # tensors from here on are coded and decoded by chunks
-_MOST_HINTS = 4
-_FARTHEST_HINT = 512  # tensors: further back is no layer that feeds this one
 _WORTH_THREADS_BYTES = 1 << 18  # less is done before a thread has started
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A file in parts, none of which is copied before it is written.
+
+    Attributes:
+        head: all up to the first checksum.
+        coded: each entry, in order, and its payload.
+    """
+
+    head: bytes
+    coded: list[tuple[Entry, bytes]]
+
+    def parts(self) -> Iterator[bytes]:
+        """The file's bytes."""
+        yield self.head
+        yield crc(self.head)
+        own = (pair for pair in self.coded if pair[0].alias_of is None)
+        for _, block in groupby(own, lambda pair: pair[0].block):
+            checksum = 0
+            for _, payload in block:
+                yield payload
+                checksum = zlib.crc32(payload, checksum)
+            yield checksum.to_bytes(CRC_BYTES, "little")
+
+    @property
+    def size_bytes(self) -> int:
+        own = [
+            (entry.block, len(payload)) for entry, payload in self.coded if entry.alias_of is None
+        ]
+        checksums = 1 + len({block for block, _ in own})
+        return len(self.head) + sum(size for _, size in own) + CRC_BYTES * checksums
 
 
 def encode_file(
@@ -67,9 +87,9 @@ def encode_file(
 
     Raises:
         ConfigError: for another preset, a wrong number of threads, or metadata that are no text.
-        UnsupportedTensorError: for a name that is no text, or a shape that no reader takes.
+        UnsupportedTensorError: for a name that is no text.
     """
-    return b"".join(_encode_parts(tensors, metadata, preset, threads))
+    return b"".join(_encode(tensors, metadata, preset, threads).parts())
 
 
 def write_file(
@@ -79,16 +99,12 @@ def write_file(
     preset: str = "small",
     threads: int | None = None,
 ) -> int:
-    """Write what `encode_file` gives, as `write_atomic` does, never whole in memory.
+    """Write what `encode_file` gives by `write_atomic`; it is never in memory as a whole.
 
     Returns:
         the file's size in bytes.
-
-    Raises:
-        ConfigError, UnsupportedTensorError: as `encode_file`.
-        OSError: as `write_atomic`.
     """
-    return write_atomic(path, _encode_parts(tensors, metadata, preset, threads))
+    return write_atomic(path, _encode(tensors, metadata, preset, threads).parts())
 
 
 def encode_tensors(
@@ -97,13 +113,19 @@ def encode_tensors(
     preset: Preset,
     threads: int | None,
     layouts: Mapping[str, Layout] | None = None,
-) -> _Coded:
-    """Entries with their payloads, in the order of the file.
+) -> Encoded:
+    """A file, in parts.
 
     Args:
         layouts: of tensors by name, instead of a search.
+
+    Raises:
+        ConfigError, UnsupportedTensorError: as `encode_file`.
     """
-    _check(tensors, metadata)
+    check_threads(threads)
+    check_metadata(metadata)
+    for name in tensors:
+        check_name(name)
     sources = list(_sorted_with_aliases(tensors))
     with workers_for(threads, sum(tensor.bits.nbytes for tensor in tensors.values())) as workers:
         coded = _encode_all(sources, preset, workers, layouts or {})
@@ -111,25 +133,9 @@ def encode_tensors(
         Entry(name, tensor.dtype, tensor.shape, coding, len(payload), alias_of=source)
         for (name, tensor, source), (coding, payload) in zip(sources, coded, strict=True)
     ]
-    return [*zip(place(entries), (payload for _, payload in coded), strict=True)]
-
-
-def file_parts(coded: _Coded, metadata: Mapping[str, str]) -> Iterator[bytes]:
-    """The file, piece by piece.
-
-    Raises:
-        FormatError: when names and metadata are too long.
-    """
-    head = _head(encode_header([entry for entry, _ in coded], metadata))
-    yield head
-    yield crc(head)
-    payloads = (pair for pair in coded if pair[0].alias_of is None)
-    for _, block in groupby(payloads, key=lambda pair: pair[0].block):
-        check = 0
-        for _, payload in block:
-            check = zlib.crc32(payload, check)
-            yield payload
-        yield check.to_bytes(CRC_BYTES, "little")
+    placed = place(entries)
+    head = _head(encode_header(placed, metadata))
+    return Encoded(head, [*zip(placed, (payload for _, payload in coded), strict=True)])
 
 
 def estimate_file_bits(
@@ -143,7 +149,6 @@ def estimate_parts_bits(
     tensors: Mapping[str, RawTensor], metadata: Mapping[str, str] | None = None
 ) -> tuple[float, dict[str, float]]:
     """`estimate_file_bits`, and what each tensor's payload takes of them."""
-    _check(tensors, metadata or {})
     entries, payload_bits = [], {}
     for name, tensor, source in _sorted_with_aliases(tensors):
         payload_bits[name] = bits = estimate_bits(tensor) if source is None else 0.0
@@ -156,32 +161,16 @@ def estimate_parts_bits(
 
 
 def workers_for(threads: int | None, size_bytes: int) -> Workers:
-    check_threads(threads)
     return Workers(threads if size_bytes >= _WORTH_THREADS_BYTES else 1)
 
 
-def _encode_parts(
+def _encode(
     tensors: Mapping[str, RawTensor],
     metadata: Mapping[str, str] | None,
     preset: str,
     threads: int | None,
-) -> Iterator[bytes]:
-    metadata = metadata or {}
-    return file_parts(encode_tensors(tensors, metadata, _parse_preset(preset), threads), metadata)
-
-
-def _check(tensors: Mapping[str, RawTensor], metadata: Mapping[str, str]) -> None:
-    """Refuse what would not come back."""
-    for key, value in metadata.items():
-        if not is_text(key) or not is_text(value):
-            raise ConfigError(f"metadata[{key!r}] is {value!r}, expected Unicode text for both")
-    for name, tensor in tensors.items():
-        if not is_text(name):
-            raise UnsupportedTensorError(f"{name!r} is no Unicode text: no name for a tensor")
-        counted = counted_bytes(tensor.dtype, tensor.shape)
-        most = MAX_ARRAY_BYTES if tensor.bits.size else DEFAULT_MAX_DECODED_BYTES
-        if len(tensor.shape) > MAX_DIMENSIONS or counted > most:
-            raise UnsupportedTensorError(f"{name}: no reader takes the shape {tensor.shape}")
+) -> Encoded:
+    return encode_tensors(tensors, metadata or {}, _parse_preset(preset), threads)
 
 
 def _parse_preset(preset: str) -> Preset:
@@ -198,10 +187,11 @@ def _encode_all(
     """Coding and payload of each tensor: small ones at once, then chunks of a large one at once."""
     coded: dict[int, Future[tuple[Coding, bytes]]] = {}
     others: dict[int, tuple[Coding, bytes]] = {}
+    hints = Hints()
     for at, (name, tensor, source) in enumerate(sources):
-        if source is None and tensor.bits.nbytes < LARGE_BYTES:
-            hints = _hints(sources, at) if preset is Preset.SMALL else {}
-            around = Surroundings(preset, hints, layouts.get(name))
+        if source is None and tensor.bits.nbytes < LARGE_BYTES:  # so that others are read alone
+            given = hints.give(at, tensor) if preset is Preset.SMALL else {}
+            around = Surroundings(preset, given, layouts.get(name))
             coded[at] = workers.submit(partial(encode_tensor, tensor, around))
     for at, (name, tensor, source) in enumerate(sources):
         if source is not None:
@@ -210,27 +200,6 @@ def _encode_all(
             around = Surroundings(preset, layout=layouts.get(name), map=workers.map)
             others[at] = encode_tensor(tensor, around)
     return [others[at] if at in others else coded[at].result() for at in range(len(sources))]
-
-
-def _hints(sources: list[_Source], at: int) -> dict[int, np.ndarray]:
-    """Nonzeros of each row, of the nearest earlier tensors whose rows may feed this one's columns.
-
-    Large tensors neither give nor take hints, so that they can be read alone.
-    """
-    shape = sources[at][1].shape
-    hints: dict[int, np.ndarray] = {}
-    if len(shape) < 2:
-        return hints
-    columns = math.prod(shape[1:])
-    for earlier in range(at - 1, max(-1, at - 1 - _FARTHEST_HINT), -1):
-        _, tensor, source = sources[earlier]
-        if source is not None or tensor.bits.nbytes >= LARGE_BYTES or len(tensor.shape) < 2:
-            continue
-        if context.fits(tensor.shape[0], columns):
-            hints[earlier] = count_nonzeros(tensor.bits, tensor.shape)
-            if len(hints) == _MOST_HINTS:
-                break
-    return hints
 
 
 def _sorted_with_aliases(tensors: Mapping[str, RawTensor]) -> Iterator[_Source]:
@@ -252,5 +221,5 @@ def _head(header: bytes) -> bytes:
     return MAGIC + bytes([VERSION]) + varint(len(header)) + header
 
 
-def crc(data: bytes) -> bytes:
+def crc(data: bytes | memoryview) -> bytes:
     return zlib.crc32(data).to_bytes(CRC_BYTES, "little")

@@ -13,23 +13,42 @@ from ectorch.errors import ConfigError, FormatError
 _ZSTD_LEVEL = 19
 _ZSTD_LEVEL_LARGE = 3
 _BLOCK_BYTES = 1 << 17  # that one block of a frame holds at most, in 4 bytes at least
+LEAST_FRAME_BYTES = 10  # magic number, two bytes of the header, a block of one byte
 _FED_BYTES = 64  # small blocks are decoded together
 _MAX_WINDOW_BYTES = 1 << 23
 _LARGE_BYTES = 1 << 22  # past this, level 19 costs minutes and buys nothing on floats
 _HALF_ITEMS = 1 << 18  # that are converted at once
 
 
-def encode_zstd(tensor: RawTensor) -> bytes:
-    return compress(tensor.bits.astype(tensor.bits.dtype.newbyteorder("<"), copy=False))
+def encode_zstd(tensor: RawTensor, limit: int | None = None) -> bytes | None:
+    """One frame of the items, or None where it is no shorter than ``limit`` bytes."""
+    data = tensor.bits.astype(tensor.bits.dtype.newbyteorder("<"), copy=False).data.cast("B")
+    if limit is not None and (limit <= LEAST_FRAME_BYTES or _exceeds(data, limit)):
+        return None
+    frame = compress(data)
+    return frame if limit is None or len(frame) < limit else None
 
 
-def compress(data: bytes | np.ndarray, level: int | None = None) -> bytes:
+def compress(data: bytes | memoryview, level: int | None = None) -> bytes:
     """One zstd frame; ``level`` follows from the size unless it is given."""
-    size = data.nbytes if isinstance(data, np.ndarray) else len(data)
+    size = memoryview(data).nbytes
     if level is None:
         level = _ZSTD_LEVEL if size <= _LARGE_BYTES else _ZSTD_LEVEL_LARGE
     frame: bytes = _zstandard().ZstdCompressor(level=level, write_content_size=False).compress(data)
     return frame
+
+
+def _exceeds(data: memoryview, limit: int) -> bool:
+    """Whether a frame of much data passes the limit, found without holding it."""
+    if data.nbytes <= _LARGE_BYTES:
+        return False
+    compressor = _zstandard().ZstdCompressor(level=_ZSTD_LEVEL_LARGE)
+    frame, size = compressor.compressobj(size=data.nbytes), 0
+    for start in range(0, data.nbytes, _LARGE_BYTES):
+        size += len(frame.compress(data[start : start + _LARGE_BYTES]))
+        if size >= limit:
+            return True
+    return False
 
 
 def decode_zstd(data: bytes | memoryview, dtype: str, count: int, what: str) -> Bits:
@@ -67,7 +86,7 @@ def decode_zstd_into(
             if at > len(out) or (at == len(out) and not whole):
                 break
     except zstandard.ZstdError as error:
-        raise FormatError(f"{what}: {error}") from error
+        raise FormatError(f"{what}: zstd: {error}") from error
     if at < len(out) or (whole and (at > len(out) or not frame.eof or frame.unused_data)):
         raise FormatError(f"{what}: zstd frame does not hold {len(out)} bytes")
 
@@ -115,7 +134,7 @@ def encode_half(tensor: RawTensor) -> bytes | None:
     return halves.tobytes()
 
 
-def decode_half(data: bytes, what: str) -> Bits:
+def decode_half(data: bytes | memoryview, what: str) -> Bits:
     """Bit patterns of float32 from float16; ``what`` names the tensor in errors.
 
     Raises:

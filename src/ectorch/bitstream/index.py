@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ectorch.bitstream.codings import Coding
 from ectorch.bitstream.names import decode_name, encode_name
@@ -12,17 +13,18 @@ from ectorch.bitstream.tensor import DTYPES
 from ectorch.bitstream.wire import Cursor, varint
 from ectorch.errors import FormatError
 
-DEFAULT_MAX_DECODED_BYTES = 1 << 32
-ENTRY_BYTES = 1 << 10  # about what a tensor takes beside its items and its name, or a pair of texts
-FREE_BYTES = 1 << 24  # of index and of payloads, whatever the limit
 MAX_DIMENSIONS = 64
 _OWN_BLOCK_BYTES = 4096  # a payload of this size or more gets a block of its own
 _MAX_SHARED_BLOCK_BYTES = 1 << 16
 _FULL = _MAX_SHARED_BLOCK_BYTES + 1  # has no room, not even for an empty payload
-MAX_ARRAY_BYTES = 1 << 59  # NumPy runs out of memory here; of sizes past it, it raises ValueError
+_MAX_ARRAY_BYTES = 1 << 59  # NumPy runs out of memory here; of sizes past it, it raises ValueError
 _DTYPE_NAMES = tuple(DTYPES)
 _CODINGS = frozenset(map(int, Coding))
 _NEW_BLOCK = 0x80
+_ENTRY_BYTES = 3072  # what Python takes for an entry and its tensor beside the items, about
+_PAIR_BYTES = 256  # the same of metadata
+_CHARACTER_BYTES = 4  # of a string, at most
+FREE_BYTES = 1 << 20  # header, names, metadata, entries: no honest file of few tensors has more
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,37 @@ def place(entries: Sequence[Entry]) -> list[Entry]:
     return placed
 
 
+class Budget:
+    """What a reader may take, spent before it is taken.
+
+    A tensor costs its items (a size of 0 counted as 1) or its payload, whichever is more. All
+    else costs what Python makes of it: the header its bytes, a text four bytes a byte, an entry
+    3 KiB, a pair of metadata 256 bytes; the first MiB of that is free.
+    """
+
+    def __init__(self, max_decoded_bytes: int) -> None:
+        self._limit = max_decoded_bytes
+        self._left = min(max_decoded_bytes, _MAX_ARRAY_BYTES)
+        self._free = FREE_BYTES
+
+    def spend(self, size_bytes: int, what: str) -> None:
+        self._left -= size_bytes
+        if self._left < 0:
+            raise FormatError(
+                f"{what}: tensors and names take more than max_decoded_bytes={self._limit}; "
+                "raise it if you trust the file"
+            )
+
+    def spend_beside(self, size_bytes: int, what: str) -> None:
+        """For what is no tensor."""
+        free = min(self._free, size_bytes)
+        self._free -= free
+        self.spend(size_bytes - free, what)
+
+    def spend_text(self, size_bytes: int, what: str) -> None:
+        self.spend_beside(_CHARACTER_BYTES * size_bytes, what)
+
+
 def decode_header(
     cursor: Cursor, max_decoded_bytes: int
 ) -> tuple[dict[str, str], dict[str, Entry], list[int]]:
@@ -94,52 +127,28 @@ def decode_header(
 
     Raises:
         FormatError: on anything that `encode_header` would not write, or what takes more than
-            ``max_decoded_bytes``, as `Reader` counts.
+            ``max_decoded_bytes``, see `Budget`.
     """
-    decoded = Room(f"{cursor.what}: tensors and names", max_decoded_bytes)
-    index = Room(f"{cursor.what}: index", max_decoded_bytes, FREE_BYTES)
-    payloads = Room(f"{cursor.what}: payloads", max_decoded_bytes, FREE_BYTES)
-    index.take(cursor.remaining)
-    metadata = _decode_metadata(cursor, index)
+    budget = Budget(max_decoded_bytes)
+    budget.spend_beside(cursor.remaining, cursor.what)
+    metadata = _decode_metadata(cursor, budget)
     before: list[Entry] = []
     block_sizes: list[int] = []
-    count = _count(cursor)
-    index.take(count * ENTRY_BYTES)
-    for _ in range(count):
-        last = before[-1].name if before else ""
-        name = decode_name(cursor, last)
+    last = ""
+    for _ in range(_count(cursor)):
+        what = f"{cursor.what}: after {last[:80]!r}" if before else cursor.what
+        budget.spend_beside(_ENTRY_BYTES, what)
+        name = decode_name(cursor, last, partial(budget.spend_text, what=what))
         if before and name.encode() <= last.encode():
             raise FormatError(f"{cursor.what}: {name!r} does not sort after {last!r}")
-        decoded.take(len(name) if name.isascii() else 4 * len(name))
         entry = _decode_entry(cursor, name, before, block_sizes)
-        decoded.take(counted_bytes(entry.dtype, entry.shape))
-        payloads.take(entry.size_bytes)
+        items = math.prod(max(size, 1) for size in entry.shape)
+        budget.spend(max(items * DTYPES[entry.dtype], entry.size_bytes), what)
         before.append(entry)
+        last = name
     if cursor.remaining:
         raise FormatError(f"{cursor.what}: {cursor.remaining} bytes after the last tensor")
     return metadata, {entry.name: entry for entry in before}, block_sizes
-
-
-def counted_bytes(dtype: str, shape: Sequence[int]) -> int:
-    """Bytes of a tensor as its reader counts them: a dimension of size 0 as one of 1."""
-    return math.prod(max(size, 1) for size in shape) * DTYPES[dtype]
-
-
-class Room:
-    """What may still be taken of ``max_decoded_bytes``, or of ``free`` if that is more."""
-
-    def __init__(self, what: str, max_decoded_bytes: int, free: int = 0) -> None:
-        self._what, self._limit = what, max_decoded_bytes
-        self._left = min(max(max_decoded_bytes, free), MAX_ARRAY_BYTES)
-
-    def take(self, count: int) -> None:
-        """Raises: FormatError, when there is less."""
-        self._left -= count
-        if self._left < 0:
-            raise FormatError(
-                f"{self._what} take more than max_decoded_bytes={self._limit}; raise it if you "
-                "trust the file"
-            )
 
 
 def _decode_entry(
@@ -172,20 +181,26 @@ def _decode_entry(
     return Entry(name, _DTYPE_NAMES[code], shape, Coding(coding), size, block, offset)
 
 
-def _decode_metadata(cursor: Cursor, index: Room) -> dict[str, str]:
-    count = _count(cursor)
-    index.take(count * ENTRY_BYTES)
-    try:
-        pairs = [
-            (cursor.take(cursor.varint()).decode(), cursor.take(cursor.varint()).decode())
-            for _ in range(count)
-        ]
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{cursor.what}: metadata is no UTF-8") from error
-    metadata = dict(pairs)
-    if list(metadata) != sorted(metadata, key=str.encode) or len(metadata) < len(pairs):
-        raise FormatError(f"{cursor.what}: metadata keys are not sorted")
+def _decode_metadata(cursor: Cursor, budget: Budget) -> dict[str, str]:
+    metadata: dict[str, str] = {}
+    last = None
+    for _ in range(_count(cursor)):
+        budget.spend_beside(_PAIR_BYTES, f"{cursor.what}: metadata")
+        key, text = _take_text(cursor, budget), _take_text(cursor, budget)
+        if last is not None and key <= last:
+            raise FormatError(f"{cursor.what}: metadata keys are not sorted")
+        last = key
+        try:
+            metadata[key.decode()] = text.decode()
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{cursor.what}: metadata is no UTF-8") from error
     return metadata
+
+
+def _take_text(cursor: Cursor, budget: Budget) -> bytes:
+    size = cursor.varint()
+    budget.spend_text(min(size, cursor.remaining), f"{cursor.what}: metadata")
+    return cursor.take(size)
 
 
 def _count(cursor: Cursor) -> int:

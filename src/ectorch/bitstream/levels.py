@@ -26,7 +26,9 @@ _GRID_DTYPES: dict[str, type[np.generic]] = {
     "uint32": np.uint32,
     "bfloat16": np.float32,  # computed in float32, then rounded: NumPy has no bfloat16
 }
+_MANTISSA_BITS = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}
 _STEP_ULPS = 4  # the step is looked for this close to value / index
+_FEW_PATTERNS = 512  # so many are compared with all steps at once
 _MAX_GAP_STEPS = 8  # the smallest gap between values may span this many steps
 _REFINE_BOUNDS = (1.5, 6, 24, 96, 384, 1536, 6144)
 _UNUSED_LEVEL_BITS = 5  # what the coder's table spends on a grid value that never occurs
@@ -113,17 +115,17 @@ def find_levels(bits: Bits, dtype: str) -> tuple[Levels, np.ndarray] | None:
     if _UNUSED_LEVEL_BITS * (count - len(patterns)) > 8 * patterns.nbytes:
         return Levels(patterns), symbols
     patterns = _to_bits(_grid_values(step, first, count, dtype), dtype)
-    return Levels(patterns, step, first), take((index - first).astype(np.uint16), symbols)
+    return Levels(patterns, step, first), take((index - first).astype(np.uint16), symbols, symbols)
 
 
-def take(table: np.ndarray, symbols: np.ndarray) -> np.ndarray:
-    """``table[symbols]``, of unsigned integers and (n,) uint16 symbols."""
+def take(table: np.ndarray, symbols: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """``table[symbols]``, of unsigned integers and (n,) uint16 symbols; into ``out``, if any."""
     native = compiled(0)
+    out = np.empty(len(symbols), table.dtype) if out is None else out
     if native is None:
-        taken: np.ndarray = table[symbols]
-        return taken
-    out = np.empty(len(symbols), table.dtype)
-    native.take(table, symbols, out)
+        out[:] = table[symbols]
+    else:
+        native.take(table, symbols, out)
     return out
 
 
@@ -157,10 +159,17 @@ def _find_grid(patterns: Bits, dtype: str) -> tuple[int, np.ndarray] | None:
         largest = np.abs(index).argmax()
         if not (np.abs(index[largest]) <= MAX_LEVELS and np.ptp(index) < MAX_LEVELS):
             return None  # NaN too, where the divided gap underflows
-        for step in _near_steps(values[largest] / index[largest], dtype):
-            grid = index * _to_values(step, dtype)
-            if _fits(grid, dtype) and np.array_equal(_to_bits(grid, dtype), patterns):
-                return int(step), index.astype(np.int64)
+        about = values[largest] / index[largest]
+        if not whole and _is_off(values, index, about, dtype):
+            continue
+        steps = _near_steps(about, dtype)
+        together = len(steps) if len(patterns) <= _FEW_PATTERNS else 1
+        for start in range(0, len(steps), together):
+            some = steps[start : start + together]
+            grids = index * _to_values(some, dtype)[:, None]
+            for at in np.flatnonzero((_to_bits(grids, dtype) == patterns).all(axis=1)):
+                if _fits(grids[at], dtype):
+                    return int(some[at]), index.astype(np.int64)
     return None
 
 
@@ -170,7 +179,17 @@ def _refine(step: float, magnitudes: np.ndarray) -> float:
         below = np.searchsorted(magnitudes, bound * step, side="right")
         index = np.rint(magnitudes[below - 1] / step) if below else 0
         step = magnitudes[below - 1] / index if index else step
+        if below == len(magnitudes):  # larger bounds would find the same
+            break
     return step
+
+
+def _is_off(values: np.ndarray, index: np.ndarray, step: float, dtype: str) -> bool:
+    """Whether no float that is `_STEP_ULPS` from ``step`` at most has such multiples, by far."""
+    bits = _MANTISSA_BITS[dtype]
+    epsilon, least = 2.0**-bits, _to_values(np.array([1], bits_dtype(dtype)), dtype)[0]
+    slack = 4 * _STEP_ULPS * (epsilon * np.abs(values) + least * np.abs(index))
+    return bool((np.abs(values - index * step) > slack).any())
 
 
 def _near_steps(step: float, dtype: str) -> Bits:

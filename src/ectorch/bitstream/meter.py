@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ectorch.bitstream.codings import Preset, layout_of
-from ectorch.bitstream.container import encode_tensors, file_parts
+from ectorch.bitstream.container import encode_tensors
 from ectorch.bitstream.context import Layout
 from ectorch.bitstream.tensor import RawTensor
 
@@ -35,11 +35,10 @@ class FileMeter:
             for name, (count, layout) in self.found.items()
             if abs(nonzeros[name] - count) <= _CHANGED_SHARE * count
         }
-        coded = encode_tensors(tensors, {}, Preset.SMALL, threads, layouts)
-        for entry, payload in coded:
+        file = encode_tensors(tensors, {}, Preset.SMALL, threads, layouts)
+        for entry, payload in file.coded:
             if entry.name not in layouts and entry.alias_of is None:
                 layout = layout_of(entry.coding, payload, entry.dtype, entry.shape, entry.name)
                 # where the context coder lost, one try of it will do from now on
                 self.found[entry.name] = nonzeros[entry.name], layout or Layout()
-        total = sum(map(len, file_parts(coded, {})))
-        return total, {entry.name: entry.size_bytes for entry, _ in coded}
+        return file.size_bytes, {entry.name: entry.size_bytes for entry, _ in file.coded}

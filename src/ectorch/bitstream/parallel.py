@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,21 +17,20 @@ _Result = TypeVar("_Result")
 
 
 def check_threads(threads: int | None) -> int | None:
-    """``threads``, if that is a number of them.
+    """``threads``, if they are None or a whole number from 1 on.
 
     Raises:
-        ConfigError: else.
+        ConfigError: for anything else.
     """
-    if threads is not None and (type(threads) is not int or threads < 1):
+    if threads is None:
+        return None
+    try:
+        count = operator.index(threads)
+    except TypeError:
+        count = 0
+    if count < 1 or isinstance(threads, bool):
         raise ConfigError(f"threads is {threads!r}, expected a whole number from 1 on, or None")
-    return threads
-
-
-def done(result: _Result) -> Future[_Result]:
-    """What is there already."""
-    future: Future[_Result] = Future()
-    future.set_result(result)
-    return future
+    return count
 
 
 class Workers:
@@ -57,7 +57,9 @@ class Workers:
     def submit(self, work: Callable[[], _Result]) -> Future[_Result]:
         """Start ``work``; with one thread, do it."""
         if self.threads == 1:
-            return done(work())
+            done: Future[_Result] = Future()
+            done.set_result(work())
+            return done
         if self._pool is None:
             watch = None if self._stop is None else self._stop.watch
             self._pool = ThreadPoolExecutor(self.threads, initializer=watch)

@@ -8,20 +8,26 @@ the sign may go to the lowest bit, which makes the first plane of a float32 its 
 
 from __future__ import annotations
 
+import io
+import sys
 from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
 from ectorch.bitstream import floats, static
-from ectorch.bitstream.tensor import DTYPES, Bits, RawTensor, bits_dtype
+from ectorch.bitstream.tensor import Bits, RawTensor, bits_dtype
 from ectorch.bitstream.wire import Cursor, varint
 from ectorch.errors import FormatError
 
 Plane = npt.NDArray[np.uint8]
+_Coded = tuple[bytes, bytes | memoryview]  # the head of a plane, what follows it
 
 _SKETCH_LEVEL = 3  # of zstd, while transforms are compared
 _SKETCH_SLACK = 2  # given up past so many times the limit: a higher level will not make it up
+_SKETCH_ITEMS = 1 << 20  # of the middle, that transforms are compared by
+_BLOCK_ITEMS = 1 << 18  # that are worked on at once: temporaries stay small
+_LEAST_PLANE_BYTES = 2  # of a constant one
 _STATIC_HEAD_BYTES = 5  # kind, lowest and highest byte, two bytes of size: what most planes have
 
 
@@ -48,39 +54,57 @@ def encode(tensor: RawTensor, limit: int, level: int | None = None) -> bytes | N
     Args:
         level: of zstd, see `ectorch.bitstream.floats.compress`.
     """
+    bits = tensor.bits
+    if limit <= 1 + _LEAST_PLANE_BYTES * bits.itemsize:
+        return None
+    first = max(0, (len(bits) - _SKETCH_ITEMS) // 2)
+    sample = bits[first : first + _SKETCH_ITEMS]
     about, distance, sign = min(
-        (_sketch_bytes(_transform(tensor.bits, distance, sign)), distance, sign)
+        (_sketch_bytes(sample, distance, sign), distance, sign)
         for distance, sign in _transforms(tensor)
     )
-    if about >= _SKETCH_SLACK * limit:
+    if about * len(bits) / len(sample) >= _SKETCH_SLACK * limit:
         return None
-    planes = _split(_transform(tensor.bits, distance, sign))
-    plain = [_encode_plain(plane, level) for plane in planes]
-    coded_bytes = [_static_bytes(*pair) for pair in zip(planes, plain, strict=True)]
-    head = varint(distance << 2 | sign)
-    if len(head) + sum(map(min, map(len, plain), coded_bytes)) >= limit:
-        return None
-    for at, plane in enumerate(planes):
-        if coded_bytes[at] < len(plain[at]):
-            plain[at] = min(plain[at], _encode_static(plane), key=len)
-    return head + b"".join(plain)
+    out = io.BytesIO()
+    size: float = out.write(varint(distance << 2 | sign))
+    for place in reversed(range(bits.itemsize)):
+        plane = _plane(bits, distance, sign, place)
+        coded = _encode_plain(plane, level)
+        static_bytes = _static_bytes(plane, _size(coded))
+        size += min(_size(coded), static_bytes)
+        if size >= limit:
+            return None
+        if static_bytes < _size(coded):
+            coded = min(coded, _encode_static(plane), key=_size)
+        out.writelines(coded)
+    return out.getvalue()
 
 
-def decode(payload: bytes, dtype: str, count: int, what: str) -> Bits:
-    """(count,) bit patterns; ``what`` names the tensor in errors.
+def decode(
+    payload: bytes | memoryview, dtype: str, count: int, what: str, items: range | None = None
+) -> Bits:
+    """(count,) bit patterns, or those of ``items``; ``what`` names the tensor in errors.
+
+    Nothing after ``items`` is decoded; what is before them only where differences add up, or a
+    plane is one stream.
 
     Raises:
         FormatError: when the payload does not hold exactly this many items.
     """
+    items = range(count) if items is None else items
     cursor = Cursor(payload, what)
     mode = cursor.varint()
     distance, sign = mode >> 2, mode & 3
     if sign > max(Sign) or distance >= max(count, 1):
         raise FormatError(f"{what}: {count} items by mode {mode}")
-    planes = [_decode_plane(cursor, count) for _ in range(DTYPES[dtype])]
+    first = 0 if distance else items.start
+    bits = np.empty(items.stop - first, bits_dtype(dtype))
+    columns = bits.view(np.uint8).reshape(len(bits), bits.itemsize)
+    for column in columns.T[:: -1 if sys.byteorder == "little" else 1]:
+        _decode_plane(cursor, count, range(first, items.stop), column)
     if cursor.remaining:
         raise FormatError(f"{what}: {cursor.remaining} bytes follow the last plane")
-    return _restore(_join(planes, count, dtype), distance, Sign(sign))
+    return _restore(bits, distance, Sign(sign))[items.start - first :]
 
 
 def _transforms(tensor: RawTensor) -> list[tuple[int, Sign]]:
@@ -102,11 +126,10 @@ def _transform(bits: Bits, distance: int, sign: Sign) -> Bits:
 
 
 def _restore(bits: Bits, distance: int, sign: Sign) -> Bits:
-    """Inverse of `_transform`."""
-    if sign == Sign.ZIGZAG:
-        bits = _invert(bits)
-    if sign != Sign.STAYS:
-        bits = _rotate(bits, 8 * bits.itemsize - 1)
+    """Inverse of `_transform`, in place."""
+    for start in range(0, len(bits) if sign != Sign.STAYS else 0, _BLOCK_ITEMS):
+        part = bits[start : start + _BLOCK_ITEMS]
+        part[:] = _rotate(_invert(part) if sign == Sign.ZIGZAG else part, 8 * bits.itemsize - 1)
     if distance:
         whole = len(bits) // distance * distance
         rows = bits[:whole].reshape(-1, distance)
@@ -128,66 +151,78 @@ def _invert(bits: np.ndarray) -> Bits:
     return inverted
 
 
-def _split(bits: Bits) -> list[Plane]:
-    """Planes of (n,) bytes each, the most significant first."""
-    big_endian = bits.astype(bits.dtype.newbyteorder(">"), copy=False)
-    return list(np.ascontiguousarray(big_endian.view(np.uint8).reshape(len(bits), -1).T))
+def _plane(bits: Bits, distance: int, sign: Sign, place: int) -> Plane:
+    """(n,) bytes of the transformed items, 0 the least significant."""
+    plane = np.empty(len(bits), np.uint8)
+    for start in range(0, len(bits), _BLOCK_ITEMS):
+        before = max(0, start - distance)
+        part = _transform(bits[before : start + _BLOCK_ITEMS], distance, sign)[start - before :]
+        plane[start : start + _BLOCK_ITEMS] = (part >> 8 * place).astype(np.uint8)
+    return plane
 
 
-def _join(planes: list[Plane], count: int, dtype: str) -> Bits:
-    """Inverse of `_split`; always a copy."""
-    items = np.empty((count, len(planes)), np.uint8)
-    for at, plane in enumerate(planes):
-        items[:, at] = plane
-    native = bits_dtype(dtype)
-    return items.reshape(-1).view(native.newbyteorder(">")).astype(native)
-
-
-def _sketch_bytes(bits: Bits) -> float:
+def _sketch_bytes(bits: Bits, distance: int, sign: Sign) -> float:
     """About what `encode` spends on these items."""
-    planes = [(plane, _encode_plain(plane, _SKETCH_LEVEL)) for plane in _split(bits)]
-    return sum(min(len(plain), _static_bytes(plane, plain)) for plane, plain in planes)
+    transformed = _transform(bits, distance, sign)
+    planes = [_plane(transformed, 0, Sign.STAYS, place) for place in range(bits.itemsize)]
+    plain = [_size(_encode_plain(plane, _SKETCH_LEVEL)) for plane in planes]
+    return sum(
+        min(size, _static_bytes(plane, size)) for plane, size in zip(planes, plain, strict=True)
+    )
 
 
-def _encode_plain(plane: Plane, level: int | None) -> bytes:
+def _size(coded: _Coded) -> int:
+    return len(coded[0]) + len(coded[1])
+
+
+def _encode_plain(plane: Plane, level: int | None) -> _Coded:
     """The smallest of all but the static coder."""
     if plane.min() == plane.max():
-        return bytes([PlaneCoding.CONSTANT, plane[0]])
-    raw = plane.tobytes()
-    frame = floats.compress(raw, level)
-    raw = bytes([PlaneCoding.RAW]) + raw
-    return min(raw, bytes([PlaneCoding.ZSTD]) + varint(len(frame)) + frame, key=len)
+        return bytes([PlaneCoding.CONSTANT]), bytes([plane[0]])
+    raw: _Coded = bytes([PlaneCoding.RAW]), plane.data
+    if _size(raw) <= floats.LEAST_FRAME_BYTES:
+        return raw
+    frame = floats.compress(plane.data, level)
+    return min(raw, (bytes([PlaneCoding.ZSTD]) + varint(len(frame)), frame), key=_size)
 
 
-def _static_bytes(plane: Plane, plain: bytes) -> float:
-    """Estimated bytes of `_encode_static`, at once infinite where ``plain`` is shorter."""
-    counts = np.bincount(plane - plane.min())
-    if np.count_nonzero(counts) == 1 or static.entropy_bits(counts) >= 8 * len(plain):
+def _static_bytes(plane: Plane, most: int) -> float:
+    """Estimated bytes of `_encode_static`, at once infinite where they are ``most`` or more."""
+    table_bits = static.least_table_bits(int(plane.max()) - int(plane.min()) + 1)
+    if _STATIC_HEAD_BYTES + table_bits / 8 >= most:
+        return float("inf")
+    counts = np.trim_zeros(static.count(plane, 256))
+    if np.count_nonzero(counts) == 1 or static.entropy_bits(counts) >= 8 * most:
         return float("inf")
     return _STATIC_HEAD_BYTES + static.estimate_bits(counts) / 8
 
 
-def _encode_static(plane: Plane) -> bytes:
+def _encode_static(plane: Plane) -> _Coded:
     low, high = int(plane.min()), int(plane.max())
-    stream = static.encode(plane - low, high - low + 1)
-    return bytes([PlaneCoding.STATIC, low, high]) + varint(len(stream)) + stream
+    stream = static.encode(plane - np.uint8(low), high - low + 1)
+    return bytes([PlaneCoding.STATIC, low, high]) + varint(len(stream)), stream
 
 
-def _decode_plane(cursor: Cursor, count: int) -> Plane:
-    """(count,) bytes, or (1,) of a constant plane: it takes no memory of its own."""
+def _decode_plane(cursor: Cursor, count: int, items: range, out: Plane) -> None:
+    """Fill ``out`` with ``items`` of the ``count`` bytes of the next plane."""
     coding = cursor.byte()
+    whole = items.stop == count
     if coding == PlaneCoding.RAW:
-        return np.frombuffer(cursor.take(count), np.uint8)
-    if coding == PlaneCoding.CONSTANT:
-        return np.frombuffer(cursor.take(1), np.uint8)
-    if coding == PlaneCoding.ZSTD:
-        frame = cursor.take(cursor.varint())
-        return floats.decode_zstd(frame, "uint8", count, cursor.what).astype(np.uint8, copy=False)
-    if coding != PlaneCoding.STATIC:
+        out[:] = np.frombuffer(cursor.view(count), np.uint8)[items.start : items.stop]
+    elif coding == PlaneCoding.CONSTANT:
+        out[:] = cursor.byte()
+    elif coding == PlaneCoding.ZSTD:
+        frame = cursor.view(cursor.varint())
+        plane = np.empty(items.stop, np.uint8) if items.start else out
+        floats.decode_zstd_into(frame, plane, cursor.what, whole)
+        out[:] = plane[items.start :]
+    elif coding == PlaneCoding.STATIC:
+        low, high = cursor.take(2)
+        if low >= high:
+            raise FormatError(f"{cursor.what}: plane of the bytes {low} to {high}")
+        stream = cursor.take(cursor.varint())
+        plane = np.empty(items.stop, np.uint8)
+        static.decode_into(stream, plane, high - low + 1, cursor.what, whole)
+        np.add(plane[items.start :], np.uint8(low), out=out)
+    else:
         raise FormatError(f"{cursor.what}: plane of the unknown coding {coding}")
-    low, high = cursor.take(2)
-    if low >= high:
-        raise FormatError(f"{cursor.what}: plane of the bytes {low} to {high}")
-    stream = cursor.take(cursor.varint())
-    symbols = static.decode(stream, count, high - low + 1, cursor.what).astype(np.uint8)
-    return symbols + np.uint8(low)

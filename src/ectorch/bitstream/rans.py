@@ -7,6 +7,7 @@ alone, so the bytes do not depend on who does it.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +33,7 @@ _EXACT_RUNS = 16
 _SCALE_SLACK = 1 / 2048  # of the bits: a smaller table is faster
 _RUNS_SLACK = 3 / 2048  # so much more, or less, where runs are the faster, or the slower, way
 _FAST_RUNS_SHARE = 1 / 4  # of symbols other than the most frequent, up to which runs are faster
+_PAST_END = 1 << 63  # of any stream
 _STATIC_SLACK, _STATIC_SLACK_BITS = 1 / 512, 512  # more over the range coder: it takes the tensor
 
 
@@ -84,7 +86,7 @@ class RansStream:
             constructor or from the chunk that is damaged.
     """
 
-    def __init__(self, data: bytes, count: int, levels: int, what: str) -> None:
+    def __init__(self, data: bytes | memoryview, count: int, levels: int, what: str) -> None:
         cursor = Cursor(data, what)
         self._what = what
         self._count = count
@@ -95,8 +97,14 @@ class RansStream:
             raise FormatError(f"{what}: unknown mode of rANS or chunks of 2**{chunk_bits}")
         self.chunk_items = 1 << chunk_bits
         self._model = model.read(cursor, levels)
-        sizes = [self._model.read_sizes(cursor) for _ in range(len(self))]
-        self._chunks = [(tokens, cursor.take(size)) for tokens, size in sizes]
+        self._tokens, self._ends = array("Q"), array("Q")  # there may be many chunks of few symbols
+        end = 0
+        for _ in range(len(self)):
+            tokens, size = self._model.read_sizes(cursor)
+            end = min(end + size, _PAST_END)
+            self._tokens.append(tokens)
+            self._ends.append(end)
+        self._data = cursor.view(end)
         if cursor.remaining:
             raise FormatError(f"{what}: {cursor.remaining} bytes follow the last chunk")
 
@@ -106,9 +114,10 @@ class RansStream:
 
     def decode_into(self, index: int, out: np.ndarray) -> None:
         """Fill ``out``, uint16 of the length of chunk ``index``, contiguous."""
-        tokens, data = self._chunks[index]
+        start = self._ends[index - 1] if index else 0
+        data = bytes(self._data[start : self._ends[index]])
         try:
-            self._model.decode(self._kernels, data, tokens, out)
+            self._model.decode(self._kernels, data, self._tokens[index], out)
         except self._kernels.DamagedStream as error:
             raise FormatError(f"{self._what}: {error}") from error
 

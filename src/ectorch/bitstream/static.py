@@ -47,8 +47,7 @@ class PricedTables:
         self._frequencies = _scaled(counts, self.scales)
         lengths = np.frexp(self._frequencies)[1]
         mantissas = np.maximum(lengths - 1, 0)
-        stored = len(counts) - 1
-        fields = _SCALE_FIELD_BITS + _index_bits(len(counts)) + _CLASS_FIELD_BITS * stored
+        fields = least_table_bits(len(counts))
         logs = np.log2(self._frequencies[:, used])
         symbols = self.scales * float(counts.sum()) - logs @ counts[used].astype(np.float64)
         self.bits = symbols + fields + mantissas.sum(1) - mantissas.max(1)
@@ -92,6 +91,11 @@ def decode_table(data: bytes, levels: int, what: str) -> FrequencyTable:
     return table
 
 
+def least_table_bits(levels: int) -> int:
+    """Bits of a table whose frequencies are the smallest."""
+    return _SCALE_FIELD_BITS + _index_bits(levels) + _CLASS_FIELD_BITS * (levels - 1)
+
+
 def entropy_bits(counts: np.ndarray) -> float:
     """Bits of all symbols with these ``counts`` (levels,) under their own entropy: no coder gets
     below that does not look at their order, nor has to know the counts."""
@@ -105,7 +109,7 @@ def estimate_bits(counts: np.ndarray) -> float:
 
 
 def count(symbols: np.ndarray, levels: int) -> np.ndarray:
-    """(levels,) int64: how often each level occurs; by blocks, as NumPy widens what it counts."""
+    """(levels,) int64: how often each occurs; by blocks, as NumPy widens what it counts."""
     total = np.zeros(levels, np.int64)
     for start in range(0, len(symbols), _COUNTED_ITEMS):
         total += np.bincount(symbols[start : start + _COUNTED_ITEMS], minlength=levels)

@@ -60,7 +60,7 @@ def bits_dtype(dtype: str) -> np.dtype[np.unsignedinteger]:
     return np.dtype(f"u{DTYPES[dtype]}")
 
 
-def bits_from_bytes(data: bytes | bytearray, dtype: str) -> Bits:
+def bits_from_bytes(data: bytes | memoryview, dtype: str) -> Bits:
     """Inverse of `RawTensor.little_endian`, in native byte order."""
     native = bits_dtype(dtype)
     return np.frombuffer(data, native.newbyteorder("<")).astype(native)

@@ -54,12 +54,16 @@ class Cursor:
         return len(self._data) - self._at
 
     def take(self, count: int) -> bytes:
+        return bytes(self.view(count))
+
+    def view(self, count: int) -> memoryview:
+        """What `take` copies."""
         if count > self.remaining:
             raise FormatError(
                 f"{self.what}: {count} bytes expected at byte {self._at}, {self.remaining} left"
             )
         self._at += count
-        return bytes(self._data[self._at - count : self._at])
+        return self._data[self._at - count : self._at]
 
     def byte(self) -> int:
         if not self.remaining:

@@ -23,8 +23,8 @@ class Relaxation(Protocol):
 
     Attributes:
         lengths: the rule of `ectorch.lengths` by which the levels are charged.
-        trains_weight: whether the Parameter itself is trained and near it means near its level, as
-            in a sum with a straight-through gradient; False where it only gives initial values.
+        trains_weight: whether the Parameter itself is trained, each weight near its level; False
+            where it only gives initial values.
     """
 
     @property
