@@ -620,7 +620,8 @@ def test_the_penalty_lowers_the_entropy_and_zeros_come_back():
     loss, bits, _ = fitted(copy.deepcopy(start), x, y, alpha=0.1)
     assert bits < free_bits - 0.5
     assert loss < 1
-    loss, bits, nonzero = fitted(start, x, y, alpha=1.0)
+    with pytest.warns(UserWarning, match="weight has no nonzero left"):
+        loss, bits, nonzero = fitted(start, x, y, alpha=1.0)
     assert (bits, nonzero) == (0.0, 0)
     assert loss > 2
     loss, _, nonzero = fitted(start, x, y, alpha=0.0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ectorch.config import Config
     from ectorch.control import SizeControl, ramp
+    from ectorch.covering import coverage
     from ectorch.errors import EctorchError, FormatError
     from ectorch.finalizing import finalize, snapshot
     from ectorch.fit import fit_size, size_control
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "config": ("Config",),
     "control": ("SizeControl", "ramp"),
+    "covering": ("coverage",),
     "finalizing": ("finalize", "snapshot"),
     "fit": ("fit_size", "size_control"),
     "errors": ("EctorchError", "FormatError"),
@@ -49,6 +51,7 @@ __all__ = [
     "SizeControl",
     "SizeMeter",
     "convert",
+    "coverage",
     "discretize_norms",
     "finalize",
     "fit_size",

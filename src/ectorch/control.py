@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from ectorch.errors import ConfigError
+from ectorch.checks import check_number
 
 _FIRST_EXCESS = 1.6  # nats by which the size is above its target at the start of the ramp
 _SETTLED = 0.02  # progress from which sizes tell something
@@ -29,14 +29,25 @@ def ramp(progress: float, over: float = 0.5, peak: float = 2.5, release: float =
         peak: highest factor, at least 1; 1 is a plain ramp.
         release: share of the training for the linear fall that follows.
 
+    Raises:
+        ConfigError: when one of them is out of its range.
+
     >>> [ramp(p, over=0.5, peak=3.0, release=0.25) for p in (0.0, 0.25, 0.5, 0.625, 0.75)]
     [0.0, 1.5, 3.0, 2.0, 1.0]
     """
+    check_number("progress", progress, most=1)
+    _check_ramp(over, peak, release)
     if progress < over:
         return peak * progress / over
     if progress < over + release:
         return peak + (1 - peak) * (progress - over) / release
     return 1.0
+
+
+def _check_ramp(over: float, peak: float, release: float) -> None:
+    check_number("over", over, most=1)
+    check_number("peak", peak, least=1)
+    check_number("release", release, most=1)
 
 
 @dataclass
@@ -54,7 +65,7 @@ class SizeControl:
         lag: share of the training that the size takes to answer; more where it is short.
 
     Raises:
-        ConfigError: when target or alpha is not positive.
+        ConfigError: when target or alpha is not positive, or another setting out of its range.
 
     >>> control = SizeControl(target_bytes=1000, alpha=0.1)
     >>> control.alpha_at(0.5)
@@ -78,8 +89,9 @@ class SizeControl:
 
     def __post_init__(self) -> None:
         for name in ("target_bytes", "alpha"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} = {getattr(self, name)!r}: expected more than 0")
+            check_number(name, getattr(self, name), above=True)
+        _check_ramp(self.over, self.peak, self.release)
+        check_number("lag", self.lag, most=1)
 
     def alpha_at(self, progress: float) -> float:
         """Alpha for a step after ``progress`` (in [0, 1]) of the training."""
@@ -87,7 +99,13 @@ class SizeControl:
         return found * ramp(progress, self.over, self.peak, self.release)
 
     def observe(self, progress: float, size_bytes: float) -> None:
-        """Take note of the file's size as it would be now, some hundred times a training."""
+        """Take note of the file's size as it would be now, some hundred times a training.
+
+        Raises:
+            ConfigError: when ``progress`` is not in [0, 1], or the size not positive.
+        """
+        check_number("progress", progress, most=1)
+        check_number("size_bytes", size_bytes, above=True)
         size = math.log(size_bytes)
         slope = (size - self._size) / (progress - self._seen) if progress > self._seen else 0.0
         ahead = min(self.lag, 1 - progress)

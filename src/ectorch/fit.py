@@ -17,15 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from ectorch import layers
+from ectorch.checks import check_number
 from ectorch.control import SizeControl
 from ectorch.errors import ConfigError, MismatchError
 from ectorch.finalizing import finalize
-from ectorch.measure import SizeMeter
-from ectorch.network import constrained_parameters, discrete_state_dict, freeze_symbols
-from ectorch.storage import save
+from ectorch.measure import FileSize, SizeMeter, copied
+from ectorch.network import constrained_parameters, convert, discrete_state_dict, freeze_symbols
 
 _LEAST_SHARE = 0.99  # of the target that a file takes
 _FITS = 6
+_MOST_NAMED = 3
+_ZEROS_BYTES = 32  # a tensor of one value takes fewer
 
 
 @dataclass
@@ -61,7 +63,8 @@ def size_control(
 
     Raises:
         ConfigError: when not one target is given, or it is not positive, or no file of ``model``
-            can have that size: what sizes can be had.
+            can have that size: what sizes can be had, and which tensors take the room. What stays
+            float counts as it is now, and as `ectorch.finalize` leaves it.
 
     >>> from ectorch.network import prepare
     >>> size_control(prepare(nn.Linear(500, 300)), target_ratio=100).target_bytes
@@ -76,8 +79,7 @@ def size_control(
     if len(given) != 1:
         raise ConfigError(f"{' and '.join(given) or 'no target'}: give one of {', '.join(targets)}")
     (name,) = given
-    if not 0 < (targets[name] or 0) < math.inf:
-        raise ConfigError(f"{name} = {targets[name]}: expected more than 0")
+    check_number(name, targets[name], above=True)
     asked = asked_bytes(model, **targets)
     check_reachable(asked, *size_range(model))
     return SizeControl(asked, **settings)
@@ -98,31 +100,54 @@ def asked_bytes(
     return int(target_bytes or 0)
 
 
-def size_range(model: nn.Module) -> tuple[int, int]:
-    """Bytes of a prepared network's file: all zeros, and at most, every level as frequent."""
-    state = discrete_state_dict(model)
-    least = len(save({name: torch.zeros_like(tensor) for name, tensor in state.items()}))
-    others = sum(tensor.nbytes for tensor in state.values())
+def size_range(
+    model: nn.Module, finalize: Callable[..., nn.Module] = finalize
+) -> tuple[FileSize, int]:
+    """The files that a prepared network can have: of zeros, and of every level as frequent.
+
+    Args:
+        finalize: what will be done to it before it is saved.
+
+    Returns:
+        the smallest file, floats as they are now, and bytes of the largest.
+    """
+    others = sum(tensor.nbytes for tensor in discrete_state_dict(model).values())
     symbols = 0.0
-    for module, name, constraint in constrained_parameters(model):
+    empty = copied(model)
+    constrained = [*constrained_parameters(empty)]
+    convert(empty)
+    for module, name, constraint in constrained:
         weight = module._parameters[name]
         assert weight is not None
-        others -= weight.nbytes
-        symbols += weight.numel() * math.log2(constraint.levels) / 8
-    return least, least + int(symbols) + others
+        if constraint.relaxation is not None:
+            others -= weight.nbytes
+            symbols += weight.numel() * math.log2(constraint.levels) / 8
+            weight.data.zero_()
+    least = SizeMeter(finalize)(empty)
+    return least, least.total + int(symbols) + max(others - sum(least.tensors.values()), 0)
 
 
-def check_reachable(target_bytes: int, least: int, most: int) -> None:
+def check_reachable(target_bytes: int, least: FileSize, most: int) -> None:
     """Refuse a size that no file of a network can have.
 
     Raises:
-        ConfigError: what sizes can be had.
+        ConfigError: what sizes can be had, and which float tensors take the room.
     """
-    if not least <= target_bytes <= most:
-        raise ConfigError(
-            f"a file of {target_bytes:,} bytes cannot be had: the network takes from {least:,} "
-            f"(all zeros) to {most:,} (all levels)"
+    if least.total <= target_bytes <= most:
+        return
+    floats = {name: size for name, size in least.tensors.items() if size > _ZEROS_BYTES}
+    why = ""
+    if target_bytes < least.total and floats:
+        largest = sorted(floats, key=lambda name: -floats[name])[:_MOST_NAMED]
+        why = (
+            f"; {sum(floats.values()):,} of them are floats, "
+            f"{', '.join(f'{name} ({floats[name]:,})' for name in largest)} above all: "
+            'Config(include=...) constrains them, Config(bias="grid") biases'
         )
+    raise ConfigError(
+        f"a file of {target_bytes:,} bytes cannot be had: the network takes from {least.total:,} "
+        f"(all zeros) to {most:,} (all levels){why}"
+    )
 
 
 def fit_size(
@@ -149,8 +174,12 @@ def fit_size(
         of the target, with a warning, where too few weights may move, as in a network that died.
 
     Raises:
+        ConfigError: when ``target_bytes`` is no whole number above 0.
         MismatchError: when no move is left and the file is still larger.
     """
+    check_number("target_bytes", target_bytes, above=True)
+    if target_bytes % 1:
+        raise ConfigError(f"target_bytes = {target_bytes!r}: expected a whole number")
 
     def written() -> int:
         return SizeMeter(finalize)(model).total  # a new one searches, as `save` does

@@ -83,7 +83,7 @@ class SizeMeter:
         devices = {t.device for t in model.parameters() if t.is_cuda}
         with torch.random.fork_rng(devices), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is wrong with a copy that is only measured
-            final = self.finalize(_copied(model))
+            final = self.finalize(copied(model))
         return FileSize(*self._meter.measure(raw_tensors(final), self._threads))
 
     def state_dict(self) -> dict[str, tuple[int, dict[str, Any]]]:
@@ -96,7 +96,12 @@ class SizeMeter:
         self._meter.found = {name: (count, Layout(**how)) for name, (count, how) in state.items()}
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of ``model``.
+
+    Raises:
+        UnsupportedLayerError: when it cannot be copied.
+    """
     try:
         return copy.deepcopy(model)
     except Exception as error:  # whatever a module's own __deepcopy__ or __getstate__ raises

@@ -6,18 +6,18 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ectorch import codebook, layers, units
-from ectorch.checks import check_places
+from ectorch.checks import check_number, check_places
 from ectorch.config import NORMS, Config, dimensions_of
 from ectorch.errors import ConfigError, DivergedError
 from ectorch.layers import Constraint
 from ectorch.transforms import transformed
+from ectorch.watch import watch
 
 _WORTH_A_WORD = 0.1  # share of the bytes
 _CODEBOOK_LR_SCALE = 0.1  # codebooks that move fast collapse
@@ -139,7 +139,18 @@ def param_groups(
 
     Returns:
         groups named "constrained" (with ``step_lr`` one a parameter), "codebook" and "float".
+
+    Raises:
+        ConfigError: when a rate is negative or no finite number.
     """
+    for setting, rate in (
+        ("lr", lr),
+        ("weight_decay", weight_decay),
+        ("codebook_lr", codebook_lr),
+        ("step_lr", step_lr),
+    ):
+        if rate is not None and not isinstance(rate, Tensor):  # to read one may wait for a device
+            check_number(setting, rate)
     constrained: dict[int, Tensor] = {}
     rates: dict[int, float] = {}
     books: dict[int, Tensor] = {}
@@ -173,7 +184,8 @@ def penalty(model: nn.Module, alpha: float, examples: int, refresh: bool = True)
         penalty = alpha * (ln 2 / examples) * sum of the constrained parameters' relaxed bits
 
     so that ``alpha = 1`` is the two-part MDL code: a bit of a weight weighs as much as a bit of a
-    label. A tied parameter counts once; a frozen one does not count.
+    label. A tied parameter counts once; a frozen one does not count. A warning names, once, layers
+    on the CPU that have no nonzero left, and codebooks that the optimizer does not have.
 
     Args:
         alpha: 0 or more, no unit.
@@ -190,25 +202,26 @@ def penalty(model: nn.Module, alpha: float, examples: int, refresh: bool = True)
         DivergedError: when a constrained parameter on the CPU holds NaN or infinity. On other
             devices the penalty is NaN, and `convert` raises: nothing waits for the device here.
     """
-    for name, value, least in (("alpha", alpha, 0), ("examples", examples, 1)):
-        known = isinstance(value, Real) and not isinstance(value, bool)
-        if not (known and least <= value < math.inf):
-            raise ConfigError(f"{name} = {value!r}: expected a finite number, {least} or more")
+    check_number("alpha", alpha)
+    check_number("examples", examples, least=1)
     constrained = [*constrained_parameters(model)]
     if not constrained:
         raise ConfigError(f"{type(model).__name__} is not prepared: call ectorch.prepare first")
     if refresh and transformed():
         raise ConfigError("levels are not counted within torch.func: give penalty refresh=False")
-    charged = []
+    charged, watched = [], []
     for module, name, constraint in constrained:
         if constraint.relaxation is None or layers.frozen_symbols(module, name) is not None:
             continue
         if refresh:
             layers.refresh_lengths(module, name)
         charged.append(constraint.alpha_scale * layers.relaxed_bits(module, name))
+        watched.append((module, name))
     bits = torch.stack(charged).sum() if charged else torch.zeros(())
-    if bits.device.type == "cpu" and not (torch.compiler.is_compiling() or transformed()):
-        _refuse_divergence(model, bits)
+    if not (torch.compiler.is_compiling() or transformed()):
+        if bits.device.type == "cpu":
+            _refuse_divergence(model, bits)
+        watch(model, watched, refresh)
     return (alpha * math.log(2) / examples * bits).float()
 
 

@@ -43,7 +43,7 @@ def file_state(model: nn.Module) -> dict[str, Tensor]:
                 "in state_dict()"
             )
     state = discrete_state_dict(model)
-    return {plain: state[name] for name, plain in _plain_names(model, state).items()}
+    return {plain: state[name] for name, plain in plain_names(model, state).items()}
 
 
 def load_state(
@@ -58,7 +58,7 @@ def load_state(
         MismatchError: before anything is changed.
     """
     own = model.state_dict(keep_vars=True)
-    names = {plain: name for name, plain in _plain_names(model, own).items()}
+    names = {plain: name for name, plain in plain_names(model, own).items()}
     state = {names.get(name, name): tensor for name, tensor in stored.items()}
     _fill_ties(own, state)
     common = sorted(own.keys() & state.keys())
@@ -96,7 +96,7 @@ def _is_extra(name: str) -> bool:
     return name.rpartition(".")[2] == _EXTRA_STATE
 
 
-def _plain_names(model: nn.Module, state: Mapping[str, Any]) -> dict[str, str]:
+def plain_names(model: nn.Module, state: Mapping[str, Any]) -> dict[str, str]:
     """What each name of ``state`` would be if no module were wrapped."""
     wrapped = [
         (f"{name}." if name else "", inner)

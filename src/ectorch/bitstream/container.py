@@ -142,16 +142,22 @@ def estimate_file_bits(
     tensors: Mapping[str, RawTensor], metadata: Mapping[str, str] | None = None
 ) -> float:
     """Estimated bits of `encode_file`'s result, from counts: no coder runs."""
-    entries, payload_bits = [], 0.0
+    return estimate_parts_bits(tensors, metadata)[0]
+
+
+def estimate_parts_bits(
+    tensors: Mapping[str, RawTensor], metadata: Mapping[str, str] | None = None
+) -> tuple[float, dict[str, float]]:
+    """`estimate_file_bits`, and what each tensor's payload takes of them."""
+    entries, payload_bits = [], {}
     for name, tensor, source in _sorted_with_aliases(tensors):
-        bits = estimate_bits(tensor) if source is None else 0.0
-        payload_bits += bits
+        payload_bits[name] = bits = estimate_bits(tensor) if source is None else 0.0
         size = math.ceil(bits / 8)
         entries.append(Entry(name, tensor.dtype, tensor.shape, Coding.RAW, size, alias_of=source))
     placed = place(entries)
     parts = 1 + len({entry.block for entry in placed if entry.alias_of is None})
     head = _head(encode_header(placed, metadata or {}))
-    return payload_bits + 8 * (len(head) + CRC_BYTES * parts)
+    return sum(payload_bits.values()) + 8 * (len(head) + CRC_BYTES * parts), payload_bits
 
 
 def workers_for(threads: int | None, size_bytes: int) -> Workers:

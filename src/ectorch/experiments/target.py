@@ -43,7 +43,7 @@ class SizeTarget:
     def __init__(self, recipe: Recipe, model: nn.Module, meter: SizeMeter, steps: int) -> None:
         self.bytes = target_bytes(recipe, model)
         prepared = prepare(copy.deepcopy(model), recipe.constrain.make_config())
-        self._least, most = size_range(prepared)
+        self._least, most = size_range(prepared, meter.finalize)
         self._check(most)
         self._meter = meter
         stage = recipe.constrain

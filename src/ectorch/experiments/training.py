@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -103,7 +104,9 @@ def train(
     check_images(recipe.network, data.name, data.train.images)
     out.mkdir(parents=True, exist_ok=True)
     run = _Run(recipe, data, out, on_progress, should_stop, float_file)
-    run.go()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* has no nonzero left")  # `Progress` has its own word
+        run.go()
     unseen = run.monitored if run.held_out else data.test
     result = finish(
         recipe,

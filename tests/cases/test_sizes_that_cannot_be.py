@@ -1,0 +1,101 @@
+"""Sizes, rates and shares that cannot be are refused at once, by name."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import ectorch as ec
+from ectorch.errors import ConfigError
+from ectorch.fit import size_range
+from ectorch.measure import SizeMeter
+
+WRONG = [-1.0, math.nan, math.inf, "1", True]
+
+
+def with_floats(norm=None):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 128), norm or nn.LayerNorm(128), nn.Linear(128, 10))
+    for parameter in net[1].parameters():
+        nn.init.normal_(parameter)
+    return net
+
+
+def test_floats_that_stay_are_in_the_smallest_file():
+    net = ec.prepare(with_floats())
+    with pytest.raises(ConfigError, match=r"of them are floats, 1\.(weight|bias) \(\d+\)") as error:
+        ec.size_control(net, target_bytes=600)
+    assert "Config(include=...)" in str(error.value)
+    assert ec.size_control(net, target_bytes=1500).target_bytes == 1500
+
+
+@pytest.mark.parametrize("norm", [None, nn.BatchNorm1d(128)])
+@pytest.mark.parametrize("bias", ["grid", "float32", "float16"])
+def test_the_smallest_file_is_that_of_zeros_as_finalize_leaves_them(norm, bias):
+    net = ec.prepare(with_floats(norm), ec.Config(bias=bias))
+    least, most = size_range(net)
+    assert least.total < ec.SizeMeter()(net).total < most
+    ec.convert(net)
+    for at in (0, 2):
+        net[at].weight.data.zero_()
+        if bias == "grid":
+            net[at].bias.data.zero_()
+    assert least.total == len(ec.save(ec.finalize(net)))
+
+
+def test_what_finalize_rounds_counts_as_it_leaves_it():
+    net = ec.prepare(with_floats(nn.BatchNorm1d(128)))
+    net[1].running_mean.normal_()  # it has trained
+
+    def coarse(model):
+        return ec.finalize(model, norm_levels=3)
+
+    assert size_range(net, coarse)[0].total < size_range(net)[0].total
+    assert size_range(net, coarse)[0].total <= SizeMeter(coarse)(net).total
+
+
+@pytest.mark.parametrize("size", [0, -1, math.nan, math.inf, 10.5, "600", True])
+def test_a_file_is_fitted_to_whole_bytes(size):
+    with pytest.raises(ConfigError, match=r"target_bytes = .*: expected"):
+        ec.fit_size(ec.prepare(nn.Linear(64, 10)), size)
+
+
+@pytest.mark.parametrize("size", [0, *WRONG])
+def test_a_control_observes_sizes(size):
+    with pytest.raises(ConfigError, match=r"size_bytes = .*: expected more than 0"):
+        ec.SizeControl(1000).observe(0.5, size)
+
+
+@pytest.mark.parametrize("progress", [1.01, *WRONG])
+@pytest.mark.parametrize(
+    "call",
+    [ec.ramp, ec.SizeControl(1000).alpha_at, lambda p: ec.SizeControl(1000).observe(p, 1000)],
+)
+def test_progress_is_a_share(call, progress):
+    with pytest.raises(ConfigError, match=r"progress = .*: expected a number from 0 to 1"):
+        call(progress)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda **s: ec.ramp(0.5, **s), lambda **s: ec.SizeControl(9, **s)]
+)
+@pytest.mark.parametrize("setting", ["over", "peak", "release"])
+@pytest.mark.parametrize("value", WRONG)
+def test_a_ramp_has_shares_and_a_peak(make, setting, value):
+    with pytest.raises(ConfigError, match=f"{setting} = .*: expected"):
+        make(**{setting: value})
+
+
+@pytest.mark.parametrize("rate", ["lr", "weight_decay", "codebook_lr", "step_lr"])
+@pytest.mark.parametrize("value", WRONG)
+def test_rates_of_an_optimizer_are_numbers(rate, value):
+    with pytest.raises(ConfigError, match=f"{rate} = .*: expected a finite number, 0 or more"):
+        ec.param_groups(ec.prepare(nn.Linear(4, 4)), **({"lr": 0.1} | {rate: value}))
+
+
+def test_a_rate_may_be_a_tensor_as_torch_has_it():
+    groups = ec.param_groups(ec.prepare(nn.Linear(4, 4)), lr=torch.tensor(0.1))
+    assert float(groups[0]["lr"]) == pytest.approx(0.1)
