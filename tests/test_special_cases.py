@@ -66,9 +66,9 @@ def test_cardinality_reduction_empties_levels(relaxation):
     assert error_percent(reduced) < 10
 
 
-@pytest.mark.parametrize("relaxation", ["bracket", "hard"])
-def test_three_levels_are_ternary(relaxation):
-    config = ec.Config(levels=3, reach=1.3, relaxation=relaxation, strength=0.2)
+@pytest.mark.parametrize("settings", [{}, {"relaxation": "hard", "strength": 0.2}])
+def test_three_levels_are_ternary(settings):
+    config = ec.Config(levels=3, reach=1.3, **settings)
     model = ec.convert(fit(ec.prepare(network(), config), alpha=0.1))
     for i in (0, 2):
         values = model[i].weight.unique()

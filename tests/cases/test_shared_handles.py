@@ -8,6 +8,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,7 +125,8 @@ class Tensors(Dataset):
 
 
 @pytest.mark.parametrize(("start", "workers"), [("fork", 2), ("spawn", 1)])
-def test_workers_of_a_data_loader_share_a_handle(start, workers, path):
+def test_workers_of_a_data_loader_share_a_handle(start, workers, path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # where a spawned worker finds Tensors
     with ec.safe_open(path, threads=1) as file:
         file.get_tensor("02")
         loader = DataLoader(Tensors(file), num_workers=workers, multiprocessing_context=start)
