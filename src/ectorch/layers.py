@@ -11,7 +11,7 @@ its own name, so optimizers, checkpoints and tied weights see what they saw befo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.weak import WeakIdKeyDictionary
 
 from ectorch.codebook import Codebook, CodebookKind, initial_log_gaps
+from ectorch.reads import flush, put_back, read_of, source_of
 from ectorch.relaxation import Relaxation
 from ectorch.transforms import transformed
 
@@ -72,12 +72,13 @@ def constrain(module: nn.Module, name: str, constraint: Constraint) -> None:
     assert weight is not None
     if constraint.relaxation is not None:
         log_gaps = _initial_log_gaps(constraint, weight)
-        log_gaps = nn.Parameter(log_gaps.to(weight.dtype))
+        log_gaps = nn.Parameter(log_gaps.to(weight.dtype), weight.requires_grad)
         module.register_parameter(f"{name}_{_LOG_GAPS}", log_gaps)
         codebook = Codebook.from_log_gaps(log_gaps.detach(), constraint.levels)
         extra = constraint.relaxation.extra_variables(weight.detach(), codebook)
         for suffix, value in extra.items():
-            module.register_parameter(f"{name}_{suffix}", nn.Parameter(value))
+            trained = nn.Parameter(value, weight.requires_grad)
+            module.register_parameter(f"{name}_{suffix}", trained)
         constraint = replace(constraint, extra=tuple(extra))
         lengths = torch.zeros(constraint.levels, dtype=torch.float32, device=weight.device)
         module.register_buffer(f"{name}_{_LENGTHS}", lengths)
@@ -132,8 +133,10 @@ def freeze(module: nn.Module, name: str) -> None:
 
 def _thaw(module: nn.Module, name: str) -> None:
     if module._buffers.pop(f"{name}_{_SYMBOLS}", None) is not None:
+        log_gaps = module._parameters[f"{name}_{_LOG_GAPS}"]
+        assert log_gaps is not None
         for tensor in variables(module, name).values():
-            tensor.requires_grad_(True)
+            tensor.requires_grad_(log_gaps.requires_grad)  # which went on training, if at all
 
 
 @torch.no_grad()
@@ -144,6 +147,7 @@ def refresh_lengths(module: nn.Module, name: str) -> None:
     """
     relaxation = constraints(module)[name].relaxation
     assert relaxation is not None
+    flush(module, name)
     book = codebook(module, name)
     trained = variables(module, name)
     counts = relaxation.counts(trained, book)
@@ -161,16 +165,32 @@ def relaxed_bits(module: nn.Module, name: str) -> Tensor:
     assert relaxation is not None
     with torch.no_grad():  # the rate would inflate the codebook
         book = codebook(module, name)
-    charge = relaxation.charge(variables(module, name), book, _buffer(module, name, _LENGTHS))
-    parameter = variables(module, name)["weight"]
-    bits = _buffer(module, name, _BITS).double() * parameter.numel()
+    trained, row = variables(module, name), _padding_row(module, name)
+    if row is not None:  # which no loss trains, either
+        trained = {key: t.index_copy(0, row, t.detach()[row]) for key, t in trained.items()}
+    charge = relaxation.charge(trained, book, _buffer(module, name, _LENGTHS))
+    bits = _buffer(module, name, _BITS).double() * trained["weight"].numel()
     return bits + (charge - charge.detach())
+
+
+def _padding_row(module: nn.Module, name: str) -> Tensor | None:
+    """(1,) int64: the row of an embedding that stands for no token, else None."""
+    if name != "weight" or not isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return None
+    parameter = module._parameters[name]
+    if module.padding_idx is None or parameter is None:
+        return None
+    return torch.tensor([module.padding_idx], device=parameter.device)
 
 
 def _buffer(module: nn.Module, name: str, suffix: str) -> Tensor:
     buffer = module._buffers[f"{name}_{suffix}"]
     assert buffer is not None
     return buffer
+
+
+def _is_random(module: nn.Module, constraint: Constraint) -> bool:
+    return module.training and constraint.forward != "nearest"
 
 
 def relaxed(module: nn.Module, name: str) -> Tensor:
@@ -182,9 +202,15 @@ def relaxed(module: nn.Module, name: str) -> Tensor:
     symbols = frozen_symbols(module, name)
     if symbols is not None:
         return book.dequantize(symbols)
-    if module.training and constraint.forward != "nearest":
-        return constraint.relaxation.sampled(variables(module, name), book)
-    return constraint.relaxation.nearest(variables(module, name), book)
+    trained = variables(module, name)
+    if _is_random(module, constraint):
+        sampled = constraint.relaxation.sampled(trained, book)
+        row = _padding_row(module, name)
+        if row is None:
+            return sampled
+        padding = constraint.relaxation.nearest({key: t[row] for key, t in trained.items()}, book)
+        return sampled.index_copy(0, row, padding)
+    return constraint.relaxation.nearest(trained, book)
 
 
 @torch.no_grad()
@@ -211,6 +237,8 @@ def mean(module: nn.Module, name: str) -> Tensor:
 
 def release(module: nn.Module) -> None:
     """Make a plain module again, of its own class, that holds the discrete tensors."""
+    for name in constraints(module):
+        flush(module, name)
     for name, constraint in constraints(module).items():
         weight = module._parameters[name]
         assert weight is not None
@@ -268,6 +296,10 @@ def _constrained_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn
         "__module__": base.__module__,
         "__reduce_ex__": _reduce_ex,
         "__setattr__": _setattr,
+        "__delattr__": _delattr,
+        "register_parameter": _register_parameter,
+        "_ectorch_hard": hard,
+        "_ectorch_refusal": _refusal,
         "_load_from_state_dict": _load_from_state_dict,
     }
     for name in names:
@@ -286,19 +318,26 @@ _CLASSES: dict[tuple[type[nn.Module], tuple[str, ...]], type[nn.Module]] = {}
 
 def _read(module: nn.Module, name: str) -> Tensor:
     try:
-        tensor = relaxed(module, name)
-        if not torch.compiler.is_compiling():
-            _SOURCES[tensor] = module, name
-            tensor._is_param = True  # an nn.Parameter to isinstance, hence to get_parameter
-            if not (torch.is_grad_enabled() or transformed()):
-                tensor.requires_grad_()  # torch multiplies by other kernels where it is not set
-        return tensor
+        if torch.compiler.is_compiling() or transformed() or torch.is_inference_mode_enabled():
+            return relaxed(module, name)
+        flush(module, name)
+        again = torch.is_grad_enabled() and not _is_random(module, constraints(module)[name])
+        read = read_of(module, name, relaxed(module, name), again=again)
+        if not torch.is_grad_enabled():
+            Tensor.requires_grad_(read)  # torch multiplies by other kernels where it is not set
+        return read
     except AttributeError as error:  # nn.Module would go on to answer with the raw Parameter
         raise RuntimeError(f"{type(module).__name__}.{name}: {error}") from error
 
 
-# what each relaxed tensor is a read of, as long as the tensor lives
-_SOURCES: MutableMapping[Tensor, tuple[nn.Module, str]] = WeakIdKeyDictionary()
+def _refusal(module: nn.Module, name: str) -> str | None:
+    """Why a write to the Parameter would change no read."""
+    constraint = constraints(module).get(name)
+    if frozen_symbols(module, name) is not None:
+        return "its symbols are frozen"
+    if constraint is None or constraint.relaxation is None or constraint.relaxation.trains_weight:
+        return None
+    return "reads follow what the relaxation trains beside it"
 
 
 def _setattr(self: nn.Module, name: str, value: Any) -> None:
@@ -306,13 +345,34 @@ def _setattr(self: nn.Module, name: str, value: Any) -> None:
 
     This is how Transformers ties embeddings, before `prepare` or after it.
     """
-    source = _SOURCES.get(value) if isinstance(value, Tensor) else None
+    source = source_of(value)
     if source is None or name not in constraints(self):
         type(self)._ectorch_base.__setattr__(self, name, value)  # type: ignore[attr-defined]
     elif source != (self, name):
         other, other_name = source
         self._parameters[name] = other._parameters[other_name]
         tie(self, name, other, other_name)
+
+
+def _delattr(self: nn.Module, name: str) -> None:
+    if name in constraints(self):
+        raise _taken(self, name)
+    type(self)._ectorch_base.__delattr__(self, name)  # type: ignore[attr-defined]
+
+
+def _register_parameter(self: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+    """As of the base class, but for prunings and weight norms, which take a Parameter away."""
+    read = source_of(parameter)
+    for own in constraints(self):
+        if self._parameters.get(own) is None or read == (self, own):
+            put_back(self, own)
+            raise _taken(self, own)
+    type(self)._ectorch_base.register_parameter(self, name, parameter)  # type: ignore[attr-defined]
+
+
+def _taken(module: nn.Module, name: str) -> RuntimeError:
+    kind = kind_of(module).__name__
+    return RuntimeError(f"{kind}.{name} is constrained: change it before prepare, or convert first")
 
 
 # nn.RNNBase multiplies with a list that it keeps beside its parameters
