@@ -167,7 +167,9 @@ def relaxed_bits(module: nn.Module, name: str) -> Tensor:
         book = codebook(module, name)
     trained, row = variables(module, name), _padding_row(module, name)
     if row is not None:  # which no loss trains, either
-        trained = {key: t.index_copy(0, row, t.detach()[row]) for key, t in trained.items()}
+        for key, t in trained.items():
+            axis = t.ndim - trained["weight"].ndim  # logits have levels first
+            trained[key] = t.index_copy(axis, row, t.detach().index_select(axis, row))
     charge = relaxation.charge(trained, book, _buffer(module, name, _LENGTHS))
     bits = _buffer(module, name, _BITS).double() * trained["weight"].numel()
     return bits + (charge - charge.detach())
@@ -208,8 +210,8 @@ def relaxed(module: nn.Module, name: str) -> Tensor:
         row = _padding_row(module, name)
         if row is None:
             return sampled
-        padding = constraint.relaxation.nearest({key: t[row] for key, t in trained.items()}, book)
-        return sampled.index_copy(0, row, padding)
+        nearest = constraint.relaxation.nearest(trained, book)
+        return sampled.index_copy(0, row, nearest[row])
     return constraint.relaxation.nearest(trained, book)
 
 
