@@ -1,0 +1,137 @@
+"""What `prepare` does to a trained network at once, and what training makes of it, by reach.
+
+    python benchmarks/starting.py --out benchmarks/results/starting.json --page docs/starting.md
+
+scikit-learn's digits: 1,400 images train, 397 test; 30 float epochs, then 20 constrained ones,
+three seeds. Nothing is chosen by what the test images say. The table of the page is written anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import ectorch as ec
+
+TRAINED, BATCH, ALPHA, SEEDS = 1400, 64, 0.1, (0, 1, 2)
+FLOAT_EPOCHS, EPOCHS, FLOAT_LR = 30, 20, 1e-3
+LR_OF_REACH = {1.33: 4e-3, 16.0: 1e-3}
+KEYS = ("float", "prepared", "finalized", "file_bytes")
+BEGIN, END = "<!-- results of starting -->", "<!-- end of results -->"
+
+
+def dense() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 10))
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(128, 10)),
+    )
+
+
+NETWORKS = {"64-100-10": dense, "two convolutions with batch norms": convolutional}
+
+
+def train(model: nn.Module, data: tuple[Tensor, Tensor], lr: float, constrained: bool) -> None:
+    images, labels = data
+    groups = ec.param_groups(model, lr=lr) if constrained else model.parameters()
+    optimizer = torch.optim.Adam(groups, lr)
+    for epoch in range(epochs := EPOCHS if constrained else FLOAT_EPOCHS):
+        for batch in torch.randperm(len(images)).split(BATCH):
+            loss = F.cross_entropy(model(images[batch]), labels[batch])
+            if constrained:
+                alpha = ALPHA * ec.ramp(epoch / epochs)
+                loss = loss + ec.penalty(model, alpha, examples=len(images))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
+    images, labels = data
+    right = (model.eval()(images).argmax(1) == labels).double().mean().item()
+    model.train()
+    return right
+
+
+def run(network: str, reach: float, seed: int) -> dict[str, float]:
+    torch.manual_seed(seed)
+    digits = load_digits()
+    images, labels = torch.tensor(digits.images).float()[:, None] / 16, torch.tensor(digits.target)
+    order = torch.randperm(len(images))
+    trained, test = ((images[i], labels[i]) for i in (order[:TRAINED], order[TRAINED:]))
+    model = NETWORKS[network]()
+    train(model, trained, FLOAT_LR, constrained=False)
+    found = {"float": accuracy(model, test)}
+    ec.prepare(model, ec.Config(reach=reach))
+    found["prepared"] = accuracy(model, test)
+    train(model, trained, LR_OF_REACH[reach], constrained=True)
+    ec.finalize(model, trained[0].split(BATCH))
+    found["finalized"] = accuracy(model, test)
+    with tempfile.TemporaryDirectory() as folder:
+        found["file_bytes"] = ec.save_file(model, Path(folder, "model.ect"))
+    return found
+
+
+def summary(network: str, reach: float) -> dict[str, Any]:
+    runs = [run(network, reach, seed) for seed in SEEDS]
+    means = {key: statistics.fmean(each[key] for each in runs) for key in KEYS}
+    print(network, reach, means, flush=True)
+    return {"network": network, "reach": reach, "mean": means, "runs": runs}
+
+
+def table_of(written: dict[str, Any]) -> str:
+    lines = [
+        "| network | reach | float | just prepared (worst seed) | finalized | file bytes |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in written["rows"]:
+        mean, worst = row["mean"], min(each["prepared"] for each in row["runs"])
+        lines.append(
+            f"| {row['network']} | {row['reach']:g} | {mean['float']:.3f} "
+            f"| {mean['prepared']:.3f} ({worst:.3f}) | {mean['finalized']:.3f} "
+            f"| {mean['file_bytes']:,.0f} |"
+        )
+    return "\n".join([*lines, "", f"`{written['command']}`, commit {written['commit'][:10]}."])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--page", type=Path)
+    arguments = parser.parse_args()
+    written = {
+        "commit": subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip(),
+        "command": "python benchmarks/starting.py",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "versions": {"ectorch": ec.__version__, "torch": torch.__version__},
+        "seeds": SEEDS,
+        "rows": [summary(network, reach) for network in NETWORKS for reach in LR_OF_REACH],
+    }
+    arguments.out.write_text(json.dumps(written, indent=2) + "\n")
+    if arguments.page:
+        page = arguments.page.read_text()
+        table = f"{BEGIN}\n{table_of(written)}\n{END}"
+        arguments.page.write_text(
+            re.sub(f"{BEGIN}.*?{END}", lambda _: table, page, flags=re.DOTALL)
+        )
+
+
+if __name__ == "__main__":
+    main()
