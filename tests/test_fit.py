@@ -82,13 +82,13 @@ def test_room_is_used_by_weights_that_were_near_the_next_level(trained, request)
     net, optimizer, _ = clone(trained)
     before = convert(copy.deepcopy(net)).state_dict()
     size = ec.SizeMeter()(net).total
-    target = int(1.02 * size)
+    target = int(1.015 * size)
     if "categorical" in request.node.name:  # trains no weight that could be near a level
         with pytest.warns(RuntimeWarning, match=f"takes [\\d,]+ bytes, {target:,} were asked for"):
             filled = ec.fit_size(net, target, optimizer)
     else:
         filled = ec.fit_size(net, target, optimizer)
-        assert filled > 1.01 * size
+        assert filled > 1.004 * size
     assert size <= filled <= target
     after = convert(net).state_dict()
     farther = [after[name].abs() - before[name].abs() for name in before]

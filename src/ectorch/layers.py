@@ -324,10 +324,7 @@ def _read(module: nn.Module, name: str) -> Tensor:
             return relaxed(module, name)
         flush(module, name)
         again = torch.is_grad_enabled() and not _is_random(module, constraints(module)[name])
-        read = read_of(module, name, relaxed(module, name), again=again)
-        if not torch.is_grad_enabled():
-            Tensor.requires_grad_(read)  # torch multiplies by other kernels where it is not set
-        return read
+        return read_of(module, name, relaxed(module, name), again=again)
     except AttributeError as error:  # nn.Module would go on to answer with the raw Parameter
         raise RuntimeError(f"{type(module).__name__}.{name}: {error}") from error
 

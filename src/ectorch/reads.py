@@ -149,6 +149,8 @@ def read_of(module: nn.Module, name: str, value: Tensor, *, again: bool) -> Rela
         again: whether ``hard(module, name)`` gives these values until something trains.
     """
     kept = None if again else value.detach().clone()
+    if not torch.is_grad_enabled():  # torch multiplies by other kernels where it is not set
+        _owner(value).requires_grad_()
     read = _watched(module, name, value, kept)
     _LATEST[id(module), name] = read._watch
     return read
@@ -173,11 +175,15 @@ def put_back(module: nn.Module, name: str) -> None:
 
 def _watched(module: nn.Module, name: str, value: Tensor, kept: Tensor | None) -> RelaxedTensor:
     watch = _Watch(module, name, value.detach(), kept)
-    owner: Any = value._base if value._is_view() else value
-    owner._ectorch_watch = watch
+    _owner(value)._ectorch_watch = watch  # type: ignore[attr-defined]
     read: RelaxedTensor = value.as_subclass(RelaxedTensor)
     read._watch = watch
     return read
+
+
+def _owner(value: Tensor) -> Tensor:
+    """Whose memory it is: views of ``value`` hold it."""
+    return value if value._base is None else value._base
 
 
 def _writing(name: str) -> Callable[..., Any]:
