@@ -345,8 +345,6 @@ TARGET = TABLE | {
     ("asked", "expected"),
     [
         ({"target_size": "8KB"}, 8000),
-        ({"target_size": 3000}, 3000),
-        ({"target_ratio": 60.0}, 4 * 266_610 // 60),
         ({"target_bits_per_weight": 0.2}, 266_610 * 0.2 // 8),
     ],
     ids=lambda value: str(value),
