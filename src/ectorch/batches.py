@@ -12,6 +12,8 @@ from torch.utils import _pytree as pytree
 
 from ectorch.errors import ConfigError
 
+_TRIED = 256  # examples
+
 Run = Callable[[nn.Module], object]
 Batches = Tensor | Iterable[Any] | Run
 """Inputs of a network, a tensor, a tuple or a dict for each call; or a function that calls it."""
@@ -21,21 +23,73 @@ def listed(batches: Batches) -> list[Any] | Run:
     """Batches one by one; a tensor or a dict is a single one, and a function stays what it is.
 
     Raises:
-        ConfigError: when they are nothing of the kind, or differ in form.
+        ConfigError: when they are nothing of the kind, differ in form, or hold no examples, or
+            numbers that are none.
     """
     if isinstance(batches, (Tensor, Mapping)):
+        _check(batches, "batches")
         return [batches]
     if callable(batches):
         return batches
     if not isinstance(batches, Iterable):
         raise ConfigError(f"batches = {batches!r}: expected inputs, or a function of the network")
     one_by_one = [*batches]
-    for batch in one_by_one:
-        if not isinstance(batch, (Tensor, tuple, Mapping)):
-            raise ConfigError(f"batches: {type(batch).__name__}, expected tensors, tuples or dicts")
+    for index, batch in enumerate(one_by_one):
+        _check(batch, f"batches[{index}]")
     if len({str(pytree.tree_structure(batch)) for batch in one_by_one}) > 1:
         raise ConfigError("batches: expected all of one form, tensors or tuples or dicts of them")
     return one_by_one
+
+
+def _check(batch: Any, name: str) -> None:
+    if isinstance(batch, list):  # as a loader of inputs and labels gives it
+        raise ConfigError(
+            f"{name} is a list of {len(batch)}: expected a tensor, a tuple of arguments or a dict; "
+            "inputs alone: batches=[inputs for inputs, labels in loader]"
+        )
+    if not isinstance(batch, (Tensor, tuple, Mapping)):
+        raise ConfigError(
+            f"{name} is of type {type(batch).__name__}: expected a tensor, a tuple or a dict"
+        )
+    for leaf in pytree.tree_leaves(batch):
+        if isinstance(leaf, Tensor) and leaf.ndim and not len(leaf):
+            raise ConfigError(f"{name} holds no examples")
+        if isinstance(leaf, Tensor) and not leaf.isfinite().all():
+            raise ConfigError(f"{name} holds NaN or infinity")
+
+
+@torch.no_grad()
+def check_runs(model: nn.Module, batches: list[Any] | Run) -> None:
+    """Run ``model`` in eval mode on the first examples; nothing changes.
+
+    Args:
+        batches: `listed`.
+
+    Raises:
+        ConfigError: when it fails on them, gives NaN, or a function does not call it once.
+    """
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    calls: list[None] = []
+    handle = model.register_forward_pre_hook(lambda *_: calls.append(None))
+    try:
+        with outputs_of(model) as outputs:
+            joined(batches, _TRIED)(model)
+    except Exception as error:
+        raise ConfigError(
+            f"batches: the network does not run on them: {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        handle.remove()
+        for module in training:
+            module.training = True
+    if len(calls) != 1:
+        raise ConfigError(
+            f"batches: the function called the network {len(calls)} times: expected once, on all "
+            "inputs together"
+        )
+    if any(output.isnan().any() for output in outputs):
+        raise ConfigError("batches: the network gives NaN on them")
 
 
 def joined(batches: list[Any] | Run, most: int | None = None) -> Run:

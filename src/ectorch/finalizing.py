@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ectorch import layers
-from ectorch.batches import Batches, Run, joined, listed, outputs_of
+from ectorch.batches import Batches, Run, check_runs, joined, listed, outputs_of
 from ectorch.chains import LAYERS, Chain, find_chains
 from ectorch.errors import UnsupportedLayerError
 from ectorch.network import convert
@@ -48,10 +48,13 @@ def finalize(
         ``model``, plain, in eval mode.
 
     Raises:
-        ConfigError: when ``batches`` have none of these forms.
+        ConfigError: when ``batches`` have none of these forms, or the network does not run on
+            them; then nothing has changed.
     """
     trained = any(map(layers.constraints, model.modules()))
     given = listed(batches)
+    if given:
+        check_runs(model, given)
     if trained and not given and has_statistics(model):
         warnings.warn(
             "finalize(model) keeps the statistics that batch norms gathered while weights moved, "

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ectorch.batches import Batches, Run, joined, listed
-from ectorch.errors import UnsupportedLayerError
+from ectorch.batches import Batches, Run, check_runs, joined, listed
+from ectorch.errors import ConfigError, UnsupportedLayerError
 from ectorch.tracing import tensors_of, tensors_read, trace
 
 _LEVELS = (129, 513, 2049, 8193, 32769)
@@ -51,15 +51,16 @@ def discretize_norms(
         ``model``.
 
     Raises:
-        ConfigError: when ``batches`` have no such form.
+        ConfigError: when ``batches`` have no such form, or the network does not run on them.
     """
-    model.eval()
-    own = listed(batches)
-    if not own:
-        for norm in _norms(model):
-            _discretize(norm, norm.running_mean, norm.running_var, levels, tolerance=0.0)
-        return model
-    return _pass(model, own, partial(_discretize, levels=levels, tolerance=_TOLERANCE))
+    given = listed(batches)
+    if given:
+        check_runs(model, given)
+        round_ = partial(_discretize, levels=levels, tolerance=_TOLERANCE)
+        return _pass(model.eval(), given, round_)
+    for norm in _norms(model):
+        _discretize(norm, norm.running_mean, norm.running_var, levels, tolerance=0.0)
+    return model.eval()
 
 
 @torch.no_grad()
@@ -77,8 +78,15 @@ def restore_norms(model: nn.Module, batches: Batches) -> nn.Module:
 
     Returns:
         ``model``.
+
+    Raises:
+        ConfigError: when there are none, or the network does not run on them.
     """
-    return _pass(model.eval(), listed(batches), _restore)
+    given = listed(batches)
+    if not given:
+        raise ConfigError("batches: expected training inputs, one batch at least")
+    check_runs(model, given)
+    return _pass(model.eval(), given, _restore)
 
 
 def has_statistics(model: nn.Module) -> bool:

@@ -217,12 +217,49 @@ def test_inputs_tell_which_axis_units_are(form):
     torch.testing.assert_close(final(x), plain(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("batches", [None, 5, [[1, 2]], [torch.randn(2, 4), (torch.randn(2, 4),)]])
-def test_what_is_no_input_is_refused_before_anything_changes(batches):
-    net = ec.prepare(Between(nn.BatchNorm1d(8)))
-    with pytest.raises(ConfigError, match="batches"):
+X = torch.randn(6, 4)
+
+
+@pytest.mark.parametrize(
+    ("batches", "said"),
+    [
+        (None, "batches = None: expected inputs"),
+        (5, "batches = 5: expected inputs"),
+        ([[X, X]], r"batches\[0\] is a list of 2: .* inputs alone"),
+        ([X, "x"], r"batches\[1\] is of type str"),
+        ([X, (X,)], "of one form"),
+        ([X[:0]], r"batches\[0\] holds no examples"),
+        ([X, X * torch.nan], r"batches\[1\] holds NaN"),
+        ({"x": X * torch.inf}, "batches holds NaN or infinity"),
+        ([X.double()], "does not run on them: RuntimeError"),
+        ([X[0]], "does not run on them"),
+        ([X.T], "does not run on them: RuntimeError: .*shapes"),
+        ([(X, X)], "does not run on them: TypeError"),
+        ({"y": X}, "does not run on them: TypeError"),
+        (lambda net: None, "called the network 0 times: expected once"),
+        (lambda net: [net(x[None]) for x in X], "called the network 6 times: expected once"),
+        (lambda net: net(X * torch.nan), "gives NaN"),
+        (lambda net: 1 / 0, "does not run on them: ZeroDivisionError"),
+    ],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_what_is_no_input_is_refused_before_anything_changes(training, batches, said):
+    net = ec.prepare(Between(nn.BatchNorm1d(8))).train(training)
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(ConfigError, match=said):
         ec.finalize(net, batches)
     assert type(net.a) is not nn.Linear
+    assert all(module.training is training for module in net.modules())
+    assert all(before[name].equal(value) for name, value in net.state_dict().items())
+    assert not net._forward_pre_hooks
+    if not callable(batches):
+        with pytest.raises(ConfigError, match=said):
+            ec.restore_norms(net, batches)
+
+
+def test_statistics_are_restored_from_inputs_alone():
+    with pytest.raises(ConfigError, match="one batch at least"):
+        ec.restore_norms(Between(nn.BatchNorm1d(8)), [])
 
 
 def test_a_change_that_outputs_show_is_undone_with_a_warning():
