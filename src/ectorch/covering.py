@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from ectorch.bitstream.codings import estimate_bits
 from ectorch.bitstream.container import estimate_parts_bits
 from ectorch.bitstream.tensor import RawTensor
 from ectorch.config import NORMS
+from ectorch.finalizing import emptied, finalize
 from ectorch.state import plain_names
 from ectorch.storage import raw_tensors
 
@@ -34,8 +36,9 @@ class Row:
             them.
         why: it stays float; empty where it is constrained.
         float_bytes: in memory.
-        file_bytes: estimate of its payload now; 0 where it equals another tensor.
-        least_bytes: the same, were all that is constrained zero.
+        file_bytes: estimate of its payload now; 0 where it equals another tensor, which a file
+            holds once.
+        least_bytes: the same, were all that is constrained zero, and the network finalized.
     """
 
     name: str
@@ -57,7 +60,8 @@ class Coverage:
         constrained_share: of the bytes of all parameters, in [0, 1].
         float_bytes: of all rows.
         file_bytes: estimate of the file now: payloads, names, index and checksums.
-        least_bytes: estimate of the smallest file: what is constrained zero, the rest as it is.
+        least_bytes: estimate of the smallest file: what is constrained zero, the rest as
+            `ectorch.finalize` leaves it.
     """
 
     rows: tuple[Row, ...]
@@ -110,13 +114,8 @@ def coverage(model: nn.Module) -> Coverage:
     file_bits, now = estimate_parts_bits(raw)
     names = _names_of_each(model, raw)
     reasons = _reasons(model, {tensor: raw[same[0]] for tensor, same in names.items()})
-    zeros = {
-        name: RawTensor(raw[name].dtype, raw[name].shape, np.zeros_like(raw[name].bits))
-        for tensor, same in names.items()
-        if not reasons[tensor]
-        for name in same
-    }
-    least_bits, least = estimate_parts_bits(raw | zeros) if zeros else (file_bits, now)
+    zeros = {name for tensor, same in names.items() if not reasons[tensor] for name in same}
+    least_bits, least = estimate_parts_bits(_least(model, raw, zeros))
     rows = tuple(
         Row(
             same[0],
@@ -139,6 +138,19 @@ def coverage(model: nn.Module) -> Coverage:
         _bytes(file_bits),
         _bytes(least_bits),
     )
+
+
+def _least(model: nn.Module, raw: dict[str, RawTensor], zeros: set[str]) -> dict[str, RawTensor]:
+    """Of a prepared network, the tensors as `finalize` leaves them; where ``zeros`` are zero."""
+    if any(map(layers.constraints, model.modules())):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is wrong with a copy that is only measured
+            return raw_tensors(finalize(emptied(model)))
+    empty = {
+        name: RawTensor(raw[name].dtype, raw[name].shape, np.zeros_like(raw[name].bits))
+        for name in zeros
+    }
+    return raw | empty
 
 
 def _names_of_each(model: nn.Module, raw: dict[str, RawTensor]) -> dict[int, list[str]]:

@@ -14,7 +14,7 @@ from ectorch import layers
 from ectorch.batches import Batches, Run, check_runs, joined, listed, outputs_of
 from ectorch.chains import LAYERS, Chain, find_chains
 from ectorch.errors import UnsupportedLayerError
-from ectorch.network import convert
+from ectorch.network import constrained_parameters, convert
 from ectorch.norms import discretize_norms, has_statistics
 from ectorch.units import remove_from, restore_shapes, sort_chain
 
@@ -75,7 +75,37 @@ def snapshot(model: nn.Module, batches: Batches = (), **settings: Any) -> nn.Mod
     Args:
         batches, settings: see `finalize`.
     """
-    return finalize(copy.deepcopy(model), batches, **settings)
+    return finalize(copied(model), batches, **settings)
+
+
+def emptied(model: nn.Module) -> nn.Module:
+    """A plain copy of a prepared ``model`` in which all that is discrete is zero.
+
+    Raises:
+        UnsupportedLayerError: when the model cannot be copied.
+    """
+    empty = copied(model)
+    constrained = [*constrained_parameters(empty)]
+    convert(empty)
+    for module, name, constraint in constrained:
+        weight = module._parameters[name]
+        assert weight is not None
+        if constraint.relaxation is not None:
+            weight.data.zero_()
+    return empty
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of ``model``.
+
+    Raises:
+        UnsupportedLayerError: when it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # whatever a module's own __deepcopy__ or __getstate__ raises
+        what = f"{type(model).__name__} cannot be copied, and a copy is finalized or measured"
+        raise UnsupportedLayerError(f"{what}: {error}") from error
 
 
 @torch.no_grad()

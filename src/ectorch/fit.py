@@ -20,9 +20,9 @@ from ectorch import layers
 from ectorch.checks import check_number
 from ectorch.control import SizeControl
 from ectorch.errors import ConfigError, MismatchError
-from ectorch.finalizing import finalize
-from ectorch.measure import FileSize, SizeMeter, copied
-from ectorch.network import constrained_parameters, convert, discrete_state_dict, freeze_symbols
+from ectorch.finalizing import emptied, finalize
+from ectorch.measure import FileSize, SizeMeter
+from ectorch.network import constrained_parameters, discrete_state_dict, freeze_symbols
 
 _LEAST_SHARE = 0.99  # of the target that a file takes
 _FITS = 6
@@ -113,17 +113,13 @@ def size_range(
     """
     others = sum(tensor.nbytes for tensor in discrete_state_dict(model).values())
     symbols = 0.0
-    empty = copied(model)
-    constrained = [*constrained_parameters(empty)]
-    convert(empty)
-    for module, name, constraint in constrained:
+    for module, name, constraint in constrained_parameters(model):
         weight = module._parameters[name]
         assert weight is not None
         if constraint.relaxation is not None:
             others -= weight.nbytes
             symbols += weight.numel() * math.log2(constraint.levels) / 8
-            weight.data.zero_()
-    least = SizeMeter(finalize)(empty)
+    least = SizeMeter(finalize)(emptied(model))
     return least, least.total + int(symbols) + max(others - sum(least.tensors.values()), 0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,8 +13,7 @@ from torch import Tensor, nn
 from ectorch.bitstream.container import estimate_file_bits
 from ectorch.bitstream.context import Layout
 from ectorch.bitstream.meter import FileMeter
-from ectorch.errors import UnsupportedLayerError
-from ectorch.finalizing import finalize
+from ectorch.finalizing import copied, finalize
 from ectorch.storage import raw_tensors
 
 
@@ -94,16 +92,3 @@ class SizeMeter:
 
     def load_state_dict(self, state: Mapping[str, tuple[int, dict[str, Any]]]) -> None:
         self._meter.found = {name: (count, Layout(**how)) for name, (count, how) in state.items()}
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A copy of ``model``.
-
-    Raises:
-        UnsupportedLayerError: when it cannot be copied.
-    """
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:  # whatever a module's own __deepcopy__ or __getstate__ raises
-        what = f"{type(model).__name__} cannot be copied, and a copy is measured"
-        raise UnsupportedLayerError(f"{what}: {error}") from error
