@@ -11,7 +11,7 @@ its own name, so optimizers, checkpoints and tied weights see what they saw befo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -98,6 +98,12 @@ def tie(module: nn.Module, name: str, other: nn.Module, other_name: str) -> None
         elif theirs in other._buffers:
             module.register_buffer(mine, other._buffers[theirs])
     _set_constraints(module, {**constraints(module), name: constraint})
+
+
+def latent_names(names: Collection[str]) -> list[str]:
+    """Those of a state dict's ``names`` whose tensors train, beside a codebook, on no level yet."""
+    added = [f"_{suffix}" for suffix in (_LOG_GAPS, _LENGTHS, _BITS)]
+    return [name for name in names if all(f"{name}{suffix}" in names for suffix in added)]
 
 
 def codebook(module: nn.Module, name: str) -> Codebook:

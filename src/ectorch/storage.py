@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -21,6 +22,7 @@ from ectorch.bitstream.numpy_io import to_array
 from ectorch.bitstream.reader import DEFAULT_MAX_DECODED_BYTES, Reader
 from ectorch.bitstream.tensor import DTYPES, RawTensor, bits_dtype
 from ectorch.errors import ConfigError, UnknownTensorError, UnsupportedTensorError
+from ectorch.layers import latent_names
 from ectorch.state import computes_itself, file_state, load_state
 
 _Path = str | os.PathLike[str]
@@ -294,6 +296,12 @@ def raw_tensors(model: nn.Module | Mapping[str, Tensor]) -> dict[str, RawTensor]
     state = file_state(model) if isinstance(model, nn.Module) else model
     if not isinstance(state, Mapping):
         raise UnsupportedTensorError(f"{type(state).__name__}: expected a module or named tensors")
+    if latent := latent_names(state):
+        warnings.warn(
+            f"{latent[0]} is stored as it trains, on no level: these are tensors of a network that "
+            "is still prepared; save the network itself, or ectorch.finalize it first",
+            stacklevel=3,
+        )
     return {name: to_raw(name, value) for name, value in state.items()}
 
 

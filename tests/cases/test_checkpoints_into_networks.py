@@ -228,6 +228,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*is stored as it trains")  # into a prepared network
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # dynamo's own
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS.keys())
 @pytest.mark.parametrize("prepared", [False, True])
@@ -277,6 +278,7 @@ def test_a_plain_file_starts_a_prepared_model_as_a_plain_checkpoint_does(path):
     assert ec.save(model) == ec.save(other)
 
 
+@pytest.mark.filterwarnings("ignore:.*is stored as it trains")  # into a prepared network
 @pytest.mark.parametrize("freeze", [False, True])
 def test_all_of_a_prepared_model_comes_back_or_nothing(freeze, path):
     model, fresh = ec.prepare(nn.Linear(30, 20)), ec.prepare(nn.Linear(30, 20))

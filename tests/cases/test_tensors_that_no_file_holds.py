@@ -245,3 +245,14 @@ def test_a_name_that_safetensors_reserves_stays_in_ect_files_alone(tmp_path, mon
     assert not (tmp_path / "m.safetensors").exists()
     state["__metadata__.w"] = state.pop("__metadata__")
     assert load_safetensors(to_safetensors(state, {"__metadata__": "text"})).keys() == state.keys()
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_latent_weights_of_a_prepared_network_are_not_stored_as_its_weights_in_silence(freeze):
+    model = ec.prepare(torch.nn.Sequential(torch.nn.Linear(8, 4)))
+    if freeze:
+        ec.freeze_symbols(model)
+    with pytest.warns(UserWarning, match=r"0\.weight is stored as it trains, on no level"):
+        saved = ec.load(ec.save(model.state_dict()))
+    assert saved["0.weight"].equal(model.state_dict()["0.weight"])
+    assert {*ec.load(ec.save(model))} == {"0.weight", "0.bias"}  # the network itself is discrete
