@@ -15,6 +15,7 @@ import re
 import statistics
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ import ectorch as ec
 TRAINED, BATCH, ALPHA, SEEDS = 1400, 64, 0.1, (0, 1, 2)
 FLOAT_EPOCHS, EPOCHS, FLOAT_LR = 30, 20, 1e-3
 LR_OF_REACH = {1.33: 4e-3, 16.0: 1e-3}
-KEYS = ("float", "prepared", "finalized", "file_bytes")
+LOOKED_AT = 5  # epochs after prepare
+KEYS = ("float", "prepared", "on_the_way", "snapshot", "finalized", "file_bytes")
 BEGIN, END = "<!-- results of starting -->", "<!-- end of results -->"
 
 
@@ -47,11 +49,19 @@ def convolutional() -> nn.Module:
 NETWORKS = {"64-100-10": dense, "two convolutions with batch norms": convolutional}
 
 
-def train(model: nn.Module, data: tuple[Tensor, Tensor], lr: float, constrained: bool) -> None:
+def train(
+    model: nn.Module,
+    data: tuple[Tensor, Tensor],
+    lr: float,
+    constrained: bool,
+    look: Callable[[], None] = lambda: None,
+) -> None:
     images, labels = data
     groups = ec.param_groups(model, lr=lr) if constrained else model.parameters()
     optimizer = torch.optim.Adam(groups, lr)
     for epoch in range(epochs := EPOCHS if constrained else FLOAT_EPOCHS):
+        if epoch == LOOKED_AT:
+            look()
         for batch in torch.randperm(len(images)).split(BATCH):
             loss = F.cross_entropy(model(images[batch]), labels[batch])
             if constrained:
@@ -81,7 +91,12 @@ def run(network: str, reach: float, seed: int) -> dict[str, float]:
     found = {"float": accuracy(model, test)}
     ec.prepare(model, ec.Config(reach=reach))
     found["prepared"] = accuracy(model, test)
-    train(model, trained, LR_OF_REACH[reach], constrained=True)
+
+    def look() -> None:
+        found["on_the_way"] = accuracy(model, test)
+        found["snapshot"] = accuracy(ec.snapshot(model, trained[0].split(BATCH)), test)
+
+    train(model, trained, LR_OF_REACH[reach], constrained=True, look=look)
     ec.finalize(model, trained[0].split(BATCH))
     found["finalized"] = accuracy(model, test)
     with tempfile.TemporaryDirectory() as folder:
@@ -98,14 +113,16 @@ def summary(network: str, reach: float) -> dict[str, Any]:
 
 def table_of(written: dict[str, Any]) -> str:
     lines = [
-        "| network | reach | float | just prepared (worst seed) | finalized | file bytes |",
-        "|---|---|---|---|---|---|",
+        "| network | reach | float | just prepared (worst seed) "
+        f"| after {LOOKED_AT} epochs | as a snapshot | finalized | file bytes |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in written["rows"]:
         mean, worst = row["mean"], min(each["prepared"] for each in row["runs"])
         lines.append(
             f"| {row['network']} | {row['reach']:g} | {mean['float']:.3f} "
-            f"| {mean['prepared']:.3f} ({worst:.3f}) | {mean['finalized']:.3f} "
+            f"| {mean['prepared']:.3f} ({worst:.3f}) | {mean['on_the_way']:.3f} "
+            f"| {mean['snapshot']:.3f} | {mean['finalized']:.3f} "
             f"| {mean['file_bytes']:,.0f} |"
         )
     return "\n".join([*lines, "", f"`{written['command']}`, commit {written['commit'][:10]}."])

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from ectorch.checks import check_number
+from ectorch.errors import ConfigError
 
 _FIRST_EXCESS = 1.6  # nats by which the size is above its target at the start of the ramp
 _SETTLED = 0.02  # progress from which sizes tell something
@@ -13,6 +14,7 @@ _PROPORTIONAL, _INTEGRAL = 2.0, 120.0  # of log alpha, a nat of excess, the latt
 _MOST_RISE, _MOST_FALL = 0.4, 0.5  # of log alpha between two observations: dead weights stay dead
 _STATE = ("_integral", "_excess", "_seen", "_size")
 _MOST_EXCESS = 0.5  # that alpha answers to at once
+_ROUNDING = 1e-9
 _MARGIN = 0.006  # above the target, for a trim has to take something
 
 
@@ -30,7 +32,8 @@ def ramp(progress: float, over: float = 0.5, peak: float = 2.5, release: float =
         release: share of the training for the linear fall that follows.
 
     Raises:
-        ConfigError: when one of them is out of its range.
+        ConfigError: when one of them is out of its range, or ``over`` and ``release`` are more
+            than the training.
 
     >>> [ramp(p, over=0.5, peak=3.0, release=0.25) for p in (0.0, 0.25, 0.5, 0.625, 0.75)]
     [0.0, 1.5, 3.0, 2.0, 1.0]
@@ -48,6 +51,11 @@ def _check_ramp(over: float, peak: float, release: float) -> None:
     check_number("over", over, most=1)
     check_number("peak", peak, least=1)
     check_number("release", release, most=1)
+    if peak > 1 and over + release > 1 + _ROUNDING:
+        raise ConfigError(
+            f"over = {over}, release = {release}: expected at most 1 together, for the factor to "
+            "come down to 1"
+        )
 
 
 @dataclass

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ectorch import layers
+from ectorch import finalizing, layers
 from ectorch.checks import check_number
 from ectorch.control import SizeControl
 from ectorch.errors import ConfigError, MismatchError
-from ectorch.finalizing import emptied, finalize
+from ectorch.finalizing import emptied
 from ectorch.measure import FileSize, SizeMeter
 from ectorch.network import constrained_parameters, discrete_state_dict, freeze_symbols
+from ectorch.norms import has_statistics
 
 _LEAST_SHARE = 0.99  # of the target that a file takes
 _FITS = 6
@@ -101,7 +102,7 @@ def asked_bytes(
 
 
 def size_range(
-    model: nn.Module, finalize: Callable[..., nn.Module] = finalize
+    model: nn.Module, finalize: Callable[..., nn.Module] = finalizing.finalize
 ) -> tuple[FileSize, int]:
     """The files that a prepared network can have: of zeros, and of every level as frequent.
 
@@ -150,7 +151,7 @@ def fit_size(
     model: nn.Module,
     target_bytes: int,
     optimizer: torch.optim.Optimizer | None = None,
-    finalize: Callable[[nn.Module], nn.Module] = finalize,
+    finalize: Callable[[nn.Module], nn.Module] = finalizing.finalize,
     meter: SizeMeter | None = None,
 ) -> int:
     """Freeze the symbols of a prepared network, in place, so that its file has a size.
@@ -176,6 +177,13 @@ def fit_size(
     check_number("target_bytes", target_bytes, above=True)
     if target_bytes % 1:
         raise ConfigError(f"target_bytes = {target_bytes!r}: expected a whole number")
+    if finalize is finalizing.finalize and has_statistics(model):
+        warnings.warn(
+            "fit_size measures the file of finalize(model) without batches; with them batch norms "
+            "take other bytes: give it what you will call, "
+            "finalize=functools.partial(ectorch.finalize, batches=batches)",
+            stacklevel=2,
+        )
 
     def written() -> int:
         return SizeMeter(finalize)(model).total  # a new one searches, as `save` does

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -87,6 +89,25 @@ def test_progress_is_a_share(call, progress):
 def test_a_ramp_has_shares_and_a_peak(make, setting, value):
     with pytest.raises(ConfigError, match=f"{setting} = .*: expected"):
         make(**{setting: value})
+
+
+def test_a_ramp_comes_down_within_the_training():
+    with pytest.raises(ConfigError, match="expected at most 1 together"):
+        ec.ramp(0.5, over=0.9)
+    assert ec.ramp(1.0, over=0.7) == 1.0
+    assert ec.ramp(1.0, over=0.9, peak=1.0) == 1.0  # nothing to come down from
+
+
+def test_a_file_of_batch_norms_is_fitted_as_it_will_be_finalized():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(32, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10))
+    model, inputs = ec.prepare(net, ec.Config(reach=16)), torch.randn(64, 32)
+    model(inputs)
+    target = ec.SizeMeter()(model).total * 9 // 10
+    with pytest.warns(UserWarning, match="without batches; with them batch norms"):
+        ec.fit_size(copy.deepcopy(model), target)
+    finalize = partial(ec.finalize, batches=[inputs])
+    assert ec.fit_size(model, target, finalize=finalize) == len(ec.save(finalize(model)))
 
 
 @pytest.mark.parametrize("rate", ["lr", "weight_decay", "codebook_lr", "step_lr"])
