@@ -326,14 +326,16 @@ def test_gradients_clip():
     assert norms.norm().item() == pytest.approx(0.1, rel=1e-4)
 
 
-def test_a_new_parameter_is_constrained_by_the_same_codebook():
+def test_a_new_parameter_is_constrained_by_a_codebook_that_starts_from_it():
     module = prepared(nn.Linear(6, 4))
-    values = layers.codebook(module, "weight").values
-    new = nn.Parameter(torch.randn(3, 6))
+    log_gaps = module.weight_log_gaps
+    new = nn.Parameter(100 * torch.randn(3, 6))
     module.weight = new
     assert module._parameters["weight"] is new
+    assert module.weight_log_gaps is log_gaps
     assert module.weight.shape == (3, 6)
-    assert torch.isin(module.weight, values).all()
+    assert torch.isin(module.weight, layers.codebook(module, "weight").values).all()
+    assert module.weight.abs().max() > 50
 
 
 def test_an_attribute_error_of_a_relaxation_is_not_taken_for_a_missing_attribute():

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ectorch.codebook import Codebook, CodebookKind, initial_log_gaps
-from ectorch.reads import flush, put_back, read_of, source_of
+from ectorch.reads import put_back, read_of, source_of
 from ectorch.relaxation import Relaxation
 from ectorch.transforms import transformed
 
@@ -31,6 +31,7 @@ _LENGTHS = "lengths"
 _BITS = "bits"
 _SYMBOLS = "symbols"
 _CONSTRAINTS = "_ectorch_constraints"
+_LOADING = "_ectorch_loading"  # a state dict, which has the codebooks, too
 _DELTA = 1e-4  # smallest variance of an output, relative to the mean variance of its layer
 
 
@@ -153,7 +154,6 @@ def refresh_lengths(module: nn.Module, name: str) -> None:
     """
     relaxation = constraints(module)[name].relaxation
     assert relaxation is not None
-    flush(module, name)
     book = codebook(module, name)
     trained = variables(module, name)
     counts = relaxation.counts(trained, book)
@@ -197,10 +197,6 @@ def _buffer(module: nn.Module, name: str, suffix: str) -> Tensor:
     return buffer
 
 
-def _is_random(module: nn.Module, constraint: Constraint) -> bool:
-    return module.training and constraint.forward != "nearest"
-
-
 def relaxed(module: nn.Module, name: str) -> Tensor:
     """What a read of the parameter gives: the hard tensor, or a random one while training so."""
     constraint = constraints(module)[name]
@@ -211,7 +207,7 @@ def relaxed(module: nn.Module, name: str) -> Tensor:
     if symbols is not None:
         return book.dequantize(symbols)
     trained = variables(module, name)
-    if _is_random(module, constraint):
+    if module.training and constraint.forward != "nearest":
         sampled = constraint.relaxation.sampled(trained, book)
         row = _padding_row(module, name)
         if row is None:
@@ -245,8 +241,6 @@ def mean(module: nn.Module, name: str) -> Tensor:
 
 def release(module: nn.Module) -> None:
     """Make a plain module again, of its own class, that holds the discrete tensors."""
-    for name in constraints(module):
-        flush(module, name)
     for name, constraint in constraints(module).items():
         weight = module._parameters[name]
         assert weight is not None
@@ -306,8 +300,8 @@ def _constrained_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn
         "__setattr__": _setattr,
         "__delattr__": _delattr,
         "register_parameter": _register_parameter,
-        "_ectorch_hard": hard,
         "_ectorch_refusal": _refusal,
+        "_ectorch_beside": _beside,
         "_load_from_state_dict": _load_from_state_dict,
     }
     for name in names:
@@ -324,13 +318,14 @@ def _constrained_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn
 _CLASSES: dict[tuple[type[nn.Module], tuple[str, ...]], type[nn.Module]] = {}
 
 
-def _read(module: nn.Module, name: str) -> Tensor:
+def _read(module: nn.Module, name: str) -> Any:
+    if name not in constraints(module):  # made by calling the class
+        return kind_of(module).__getattr__(module, name)
     try:
         if torch.compiler.is_compiling() or transformed() or torch.is_inference_mode_enabled():
             return relaxed(module, name)
-        flush(module, name)
-        again = torch.is_grad_enabled() and not _is_random(module, constraints(module)[name])
-        return read_of(module, name, relaxed(module, name), again=again)
+        with torch.enable_grad():  # as a Parameter, it can be used with gradients later
+            return read_of(module, name, relaxed(module, name))
     except AttributeError as error:  # nn.Module would go on to answer with the raw Parameter
         raise RuntimeError(f"{type(module).__name__}.{name}: {error}") from error
 
@@ -345,18 +340,44 @@ def _refusal(module: nn.Module, name: str) -> str | None:
     return "reads follow what the relaxation trains beside it"
 
 
+def _beside(module: nn.Module, name: str) -> list[nn.Parameter]:
+    """What is trained beside a Parameter: its codebook, and what its relaxation has."""
+    own = module._parameters
+    found = [own.get(f"{name}_{suffix}") for suffix in constraints(module)[name].added]
+    return [parameter for parameter in found if parameter is not None]
+
+
 def _setattr(self: nn.Module, name: str, value: Any) -> None:
     """Assigning what another constrained parameter reads as ties the two (``b.weight = a.weight``).
 
-    This is how Transformers ties embeddings, before `prepare` or after it.
+    This is how Transformers ties embeddings, before `prepare` or after it. A new Parameter is
+    constrained as the old one was, and the codebook starts anew from it; None is left alone.
     """
-    source = source_of(value)
-    if source is None or name not in constraints(self):
+    constraint, source = constraints(self).get(name), source_of(value)
+    if constraint is None or _LOADING in self.__dict__:
         type(self)._ectorch_base.__setattr__(self, name, value)  # type: ignore[attr-defined]
-    elif source != (self, name):
-        other, other_name = source
-        self._parameters[name] = other._parameters[other_name]
-        tie(self, name, other, other_name)
+    elif source is not None:
+        if source != (self, name):
+            other, other_name = source
+            abandon(self, name)
+            self._parameters[name] = other._parameters[other_name]
+            tie(self, name, other, other_name)
+    elif value is None:
+        abandon(self, name)
+        setattr(self, name, None)
+    else:
+        shape, kind = variables(self, name)["weight"].shape, kind_of(self)
+        if frozen_symbols(self, name) is not None:
+            raise RuntimeError(f"{kind.__name__}.{name}: its symbols are frozen: convert first")
+        if constraint.extra and getattr(value, "shape", shape) != shape:
+            raise RuntimeError(
+                f"{kind.__name__}.{name}: shape {tuple(value.shape)}, and what its relaxation "
+                f"trains has {tuple(shape)}: convert first"
+            )
+        kind.__setattr__(self, name, value)
+        if constraint.relaxation is not None:
+            _restart(self, name, constraint)
+            refresh_lengths(self, name)
 
 
 def _delattr(self: nn.Module, name: str) -> None:
@@ -452,9 +473,14 @@ def _load_from_state_dict(
     for name, constraint in constraints(self).items():
         if _SYMBOLS in constraint.added and f"{prefix}{name}_{_SYMBOLS}" in state_dict:
             freeze(self, name)
-    type(self)._ectorch_base._load_from_state_dict(  # type: ignore[attr-defined]
-        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-    )
+    self.__dict__[_LOADING] = True
+    try:
+        type(self)._ectorch_base._load_from_state_dict(  # type: ignore[attr-defined]
+            *(self, state_dict, prefix, local_metadata, strict),
+            *(missing_keys, unexpected_keys, error_msgs),
+        )
+    finally:
+        del self.__dict__[_LOADING]
     for name, constraint in constraints(self).items():
         if constraint.relaxation is None or f"{prefix}{name}" not in state_dict:
             continue

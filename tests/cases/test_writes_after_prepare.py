@@ -12,6 +12,7 @@ import ectorch as ec
 from ectorch.layers import hard
 
 # fine enough that what is written is read again within a hundredth
+BESIDE = ("log_gaps", "lengths", "bits")
 FINE = ec.Config(levels=255, reach=127, bias="float16")
 
 
@@ -66,15 +67,15 @@ def fill_split(layer):
         half.zero_().add_(0.125)
 
 
-def fill_out(layer):
+def fill_turned(layer):
     with torch.no_grad():
-        torch.full((6, 8), 0.125, out=layer.weight)
+        layer.weight.T[:4].unflatten(0, (2, 2)).fill_(0.125)
+        layer.weight.mT.narrow(0, 4, 4).squeeze().fill_(0.125)
 
 
-def fill_foreach(layer):
-    with torch.no_grad():
-        torch._foreach_zero_([layer.weight])
-        torch._foreach_add_([layer.weight], 0.125)
+def fill_views_data(layer):
+    layer.weight[:3].data.fill_(0.125)
+    layer.weight[3:].detach().reshape(-1).copy_(torch.full((24,), 0.125))
 
 
 def fill_parameter(layer):
@@ -98,7 +99,7 @@ def fill_constant(layer):
 
 WRITES = [
     *(fill, fill_data, assign_data, copy_data, fill_detached, fill_item, fill_views, fill_flat),
-    *(fill_split, fill_out, fill_foreach, fill_parameter, fill_got, add, fill_constant),
+    *(fill_split, fill_turned, fill_views_data, fill_parameter, fill_got, add, fill_constant),
 ]
 
 
@@ -126,7 +127,6 @@ INITIALISERS = [
     nn.init.kaiming_normal_,
     nn.init.trunc_normal_,
     nn.init.orthogonal_,
-    nn.init.eye_,
     nn.init.dirac_,
     lambda weight: nn.init.sparse_(weight, 0.5),
 ]
@@ -164,18 +164,41 @@ def test_one_entry_moves_alone():
     assert changed == [[0, 7], [2, 3]]
 
 
-def test_a_view_that_is_kept_reaches_what_trained_meanwhile():
+def test_views_write_where_the_parameter_is_by_then():
     model = prepared()
     with torch.no_grad():
-        kept = model[0].weight
-        kept[0].fill_(0.125)  # a view of it, which is all the Parameter can see
-        kept.view(-1)[8:16].fill_(0.25)
-        parameter(model)[5].fill_(0.5)
-    ec.penalty(model, 0.1, examples=100)
-    rows = parameter(model)[[0, 1, 5], 0]
-    assert rows.tolist() == [0.125, 0.25, 0.5]
-    del kept
-    assert parameter(model)[[0, 1, 5], 0].tolist() == [0.125, 0.25, 0.5]
+        kept, row = model[0].weight, model[0].weight[1]
+        detached = kept.detach()
+        kept[0].fill_(0.125)
+        parameter(model)[1:].fill_(0.5)  # an optimizer's step, say
+        row.view(2, 4)[0].fill_(0.25)
+        detached[2].zero_()
+    for _ in range(2):
+        assert parameter(model)[0].tolist() == [0.125] * 8
+        assert parameter(model)[1].tolist() == [0.25] * 4 + [0.5] * 4
+        assert not parameter(model)[2].any()
+        assert parameter(model)[3:].tolist() == [[0.5] * 8] * 3
+        kept = row = detached = None
+    assert model.state_dict()["0.weight"].equal(parameter(model))
+
+
+def test_views_show_what_was_written():
+    weight = prepared()[0].weight.data
+    row, turned = weight[1], weight.T
+    row.fill_(0.125)
+    assert row.tolist() == turned[:, 1].tolist() == weight[1].tolist() == [0.125] * 8
+
+
+def test_writes_add_up_as_on_a_parameter():
+    model, plain = prepared(), prepared()
+    weight = parameter(plain)
+    with torch.no_grad():
+        for own in (model[0].weight, weight):
+            own[0].mul_(2).add_(1)
+            own.view(-1)[9:12].div_(3)
+            own[:, [5]] = -1
+            own.t()[4] //= 0.01
+    assert parameter(model).equal(weight)
 
 
 def test_what_was_written_is_what_is_converted():
@@ -194,7 +217,7 @@ def test_a_write_that_autograd_would_track_is_an_error_as_on_a_parameter():
         model[0].weight.zero_()
     with pytest.raises(RuntimeError, match="leaf Variable"):
         model[0].weight[0, 0] = 1.0
-    with pytest.raises(RuntimeError, match="modified inplace"):
+    with pytest.raises(RuntimeError, match="view of a leaf Variable"):
         model[0].weight[0].zero_()
     assert parameter(model).count_nonzero() == 48
 
@@ -218,8 +241,42 @@ def test_what_would_change_the_memory_is_refused(change):
     assert parameter(model).equal(before)
 
 
+UNSEEN = [
+    lambda weight: torch.full((6, 8), 0.125, out=weight),
+    lambda weight: torch._foreach_zero_([weight]),
+    lambda weight: torch.Tensor.mul_(weight, 2),
+    lambda weight: torch.transpose(weight, 0, 1).zero_(),
+]
+
+
+@pytest.mark.parametrize("write", UNSEEN)
+def test_a_write_that_does_not_ask_the_read_is_said_to_be_lost(write):
+    model = prepared()
+    before = parameter(model).detach().clone()
+    with (
+        torch.no_grad(),
+        pytest.warns(UserWarning, match=r"Linear\.weight is constrained, and .*lost"),
+    ):
+        write(model[0].weight)
+    assert parameter(model).equal(before)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_writes_nothing_is_silent():
+    model = prepared()
+    for training in (True, False):
+        model.train(training)
+        with torch.no_grad():
+            model[0].weight[0].zero_()
+            model[0].weight.t()[1].sum()
+            copy.deepcopy(model)(torch.randn(2, 8))
+        torch.autograd.grad(model(torch.randn(2, 8)).sum(), [parameter(model)])
+
+
 @pytest.mark.parametrize("relaxation", ["categorical", "frozen"])
-@pytest.mark.parametrize("write", [fill, fill_data, assign_data, fill_item, fill_constant])
+@pytest.mark.parametrize(
+    "write", [fill, fill_data, assign_data, fill_item, fill_views, fill_flat, fill_constant]
+)
 def test_a_write_that_no_read_would_show_is_refused(relaxation, write):
     model = prepared(ec.Config(relaxation="categorical" if relaxation != "frozen" else "bracket"))
     if relaxation == "frozen":
@@ -228,13 +285,6 @@ def test_a_write_that_no_read_would_show_is_refused(relaxation, write):
     with pytest.raises(RuntimeError, match=r"Linear\.weight: .* would be lost: "):
         write(model[0])
     assert all(before[name].equal(value) for name, value in model.state_dict().items())
-
-
-def test_a_view_that_no_read_would_show_is_said_to_be_lost():
-    model = prepared(ec.Config(relaxation="categorical"))
-    with torch.no_grad(), pytest.warns(UserWarning, match="a write through a view was lost"):
-        model[0].weight.view(-1).zero_()
-    assert model[0].weight.count_nonzero()
 
 
 def test_the_gradient_is_the_parameters():
@@ -271,7 +321,7 @@ def test_requires_grad_is_of_the_parameter_and_its_codebook():
 
 def test_operations_give_plain_tensors():
     weight = prepared()[0].weight
-    results = [weight + 1, weight.t(), weight[0], weight.clone(), weight.double(), weight.sum()]
+    results = [weight + 1, weight[[0, 1]], weight.clone(), weight.double(), weight.t() @ weight]
     assert {type(result) for result in results} == {torch.Tensor}
     assert type(copy.deepcopy(weight)) is torch.Tensor
     assert isinstance(weight, nn.Parameter)
@@ -290,12 +340,97 @@ def test_reading_and_dropping_reads_moves_nothing():
     assert all(before[name].equal(value) for name, value in model.state_dict().items())
 
 
-def test_another_parameter_takes_the_name():
-    model = prepared()
-    new = nn.Parameter(torch.full((6, 8), 0.125))
+@pytest.mark.parametrize("relaxation", ["bracket", "categorical"])
+def test_another_parameter_takes_the_name_and_its_codebook_starts_from_it(relaxation):
+    model = prepared(ec.Config(levels=255, reach=127, relaxation=relaxation))
+    new = nn.Parameter(100 * torch.randn(6, 8))
     model[0].weight = new
     assert parameter(model) is new
-    assert (model[0].weight - 0.125).abs().max() < 0.01
+    assert (model[0].weight - new).abs().max() < 3
+    assert torch.nn.utils.parameters_to_vector(model.parameters()).isfinite().all()
+
+
+def test_another_parameter_is_refused_where_it_would_not_be_read():
+    model = prepared(ec.Config(relaxation="categorical"))
+    with pytest.raises(RuntimeError, match=r"shape \(2, 8\), and what its relaxation trains"):
+        model[0].weight = nn.Parameter(torch.zeros(2, 8))
+    ec.freeze_symbols(model)
+    with pytest.raises(RuntimeError, match="symbols are frozen"):
+        model[0].weight = nn.Parameter(torch.zeros(6, 8))
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+@pytest.mark.parametrize("relaxation", ["bracket", "categorical"])
+def test_a_tie_after_prepare_takes_all_of_the_other(relaxation, freeze):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    ec.prepare(model, ec.Config(overrides={"1": {"relaxation": relaxation}}))
+    if freeze:
+        ec.freeze_symbols(model)
+    model[1].weight = model[0].weight
+    assert model[1].weight.equal(model[0].weight)
+    assert {n for n, _ in model[1].named_parameters() if "logits" in n and "weight" in n} == set()
+    ec.convert(model)
+    assert model[1].weight is model[0].weight
+    assert [*model.state_dict()] == ["0.weight", "0.bias", "1.weight", "1.bias"]
+
+
+def test_a_bias_may_be_taken_away():
+    model = prepared(ec.Config())
+    model[0].bias = None
+    assert model[0].bias is None
+    assert [*model.state_dict()] == ["0.weight", *(f"0.weight_{s}" for s in BESIDE)]
+    model(torch.randn(2, 8))
+    assert [*ec.convert(model).state_dict()] == ["0.weight"]
+
+
+def test_a_module_made_by_the_class_is_a_plain_one():
+    fresh = type(prepared()[0])(8, 4)
+    assert type(fresh.weight) is nn.Parameter
+    assert fresh(torch.randn(2, 8)).shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    "take", [lambda w: w, lambda w: w.detach(), lambda w: w.data, lambda w: w[0]]
+)
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_parameter_of_its_own_needs_memory_of_its_own(take, grad):
+    model = prepared()
+    with pytest.raises(RuntimeError, match=r"Linear\.weight is constrained: clone\(\)"):
+        nn.Parameter(take(model[0].weight), requires_grad=grad)
+    assert parameter(model).requires_grad
+    own = nn.Parameter(take(model[0].weight).detach().clone(), requires_grad=grad)
+    assert type(own) is nn.Parameter
+    assert own.requires_grad is grad
+
+
+def test_a_read_under_no_grad_is_used_with_gradients_later():
+    model = prepared()
+    with torch.no_grad():
+        weight = model[0].weight
+        with pytest.raises(ValueError, match="Cannot assign non-leaf Tensor"):
+            nn.Linear(8, 6).weight = weight
+    (weight * 2).sum().backward()
+    assert parameter(model).grad.unique().tolist() == [2.0]
+
+
+def test_requires_grad_reads_and_sets():
+    lstm = prepared(FINE, nn.LSTM(4, 4, bidirectional=True))
+    lstm[0].weight_ih_l0.requires_grad = False
+    for grad in (torch.enable_grad, torch.no_grad):
+        with grad():
+            assert not lstm[0].weight_ih_l0.requires_grad
+            assert lstm[0].weight_ih_l0_reverse.requires_grad
+    frozen = {name for name, p in lstm.named_parameters() if not p.requires_grad}
+    assert frozen == {"0.weight_ih_l0", "0.weight_ih_l0_log_gaps"}
+
+
+def test_notes_are_the_parameters():
+    model = prepared()
+    parameter(model).no_decay = True
+    assert model[0].weight.no_decay
+    model[0].weight.group = "a"
+    assert parameter(model).group == "a"
+    assert not hasattr(model[0].weight, "unknown")
 
 
 @pytest.mark.parametrize(

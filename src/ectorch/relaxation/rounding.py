@@ -66,7 +66,7 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(value: Tensor, weight: Tensor, step: Tensor) -> Tensor:
-        return value.view_as(value)
+        return value.detach()  # no view: views of it are those of what has a gradient
 
     @staticmethod
     def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
