@@ -42,6 +42,7 @@ class Constraint:
     Attributes:
         relaxation: None rounds to float16 and has no rate.
         extra: names of what the relaxation trains beside the parameter.
+        trained: while symbols are frozen, names of the `variables` that trained before.
     """
 
     relaxation: Relaxation | None
@@ -52,6 +53,7 @@ class Constraint:
     keep_grid: bool = False
     alpha_scale: float = 1.0
     extra: tuple[str, ...] = ()
+    trained: tuple[str, ...] = ()
 
     @property
     def added(self) -> tuple[str, ...]:
@@ -134,16 +136,17 @@ def freeze(module: nn.Module, name: str) -> None:
         return
     symbols = constraint.relaxation.symbols(variables(module, name), codebook(module, name))
     module.register_buffer(f"{name}_{_SYMBOLS}", symbols.to(torch.int32))
-    for tensor in variables(module, name).values():
+    found = variables(module, name)
+    trained = tuple(suffix for suffix, tensor in found.items() if tensor.requires_grad)
+    constraints(module)[name] = replace(constraint, trained=trained)
+    for tensor in found.values():
         tensor.requires_grad_(False)
 
 
 def _thaw(module: nn.Module, name: str) -> None:
     if module._buffers.pop(f"{name}_{_SYMBOLS}", None) is not None:
-        log_gaps = module._parameters[f"{name}_{_LOG_GAPS}"]
-        assert log_gaps is not None
-        for tensor in variables(module, name).values():
-            tensor.requires_grad_(log_gaps.requires_grad)  # which went on training, if at all
+        for suffix in constraints(module)[name].trained:
+            variables(module, name)[suffix].requires_grad_()
 
 
 @torch.no_grad()

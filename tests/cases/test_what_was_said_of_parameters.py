@@ -72,6 +72,18 @@ def test_a_plain_checkpoint_turns_no_gradient_on(grad):
     assert {p.requires_grad for p in model.parameters()} == {grad}
 
 
+@pytest.mark.parametrize("relaxation", RELAXATIONS)
+def test_what_was_frozen_by_itself_stays_through_frozen_symbols(relaxation):
+    model = ec.prepare(net(), ec.Config(relaxation=relaxation))
+    dict(model.named_parameters())["0.weight"].requires_grad_(False)
+    before = trained_names(model)
+    ec.freeze_symbols(model)
+    model.load_state_dict(net().state_dict())
+    assert trained_names(model) == before
+    ec.freeze_symbols(model)
+    assert trained_names(ec.convert(model)) == {"0.bias", "2.weight", "2.bias"}
+
+
 def test_what_is_frozen_after_prepare_stays():
     model = ec.prepare(net())
     model[0].requires_grad_(False)
