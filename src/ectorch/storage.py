@@ -82,8 +82,8 @@ def save_file(
 
 def load(
     data: bytes,
-    *,
     max_decoded_bytes: int = DEFAULT_MAX_DECODED_BYTES,
+    *,
     threads: int | None = None,
 ) -> dict[str, Tensor]:
     """The tensors of an ``.ect`` file's bytes, by name; see `load_file`."""

@@ -81,7 +81,7 @@ def test_what_is_no_framework_or_device_is_refused(arguments, message, paths):
         ec.safe_open(paths[0], **arguments)
 
 
-@pytest.mark.parametrize("call", [ec.safe_open, ec.load, ec.load_file, ec.load_model])
+@pytest.mark.parametrize("call", [ec.safe_open, ec.load_file, ec.load_model])
 def test_limits_are_given_by_name(call):
     parameters = inspect.signature(call).parameters
     for name in ("max_decoded_bytes", "threads"):
