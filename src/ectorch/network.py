@@ -21,6 +21,7 @@ from ectorch.watch import watch
 
 _WORTH_A_WORD = 0.1  # share of the bytes
 _CODEBOOK_LR_SCALE = 0.1  # codebooks that move fast collapse
+_STAY = "_ectorch_stay"  # names that a module's user had frozen before their symbols were
 
 
 def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
@@ -232,10 +233,27 @@ def freeze_symbols(model: nn.Module) -> nn.Module:
         DivergedError: when a constrained parameter holds NaN or infinity. Nothing was changed then.
     """
     check_finite(model)
-    for module in model.modules():
+    staying = {
+        module: frozenset(name for name in layers.constraints(module) if stays(module, name))
+        for module in model.modules()
+    }  # of all, before the first is frozen: modules may share a Parameter
+    for module, names in staying.items():
         for name in layers.constraints(module):
             layers.freeze(module, name)
+        module.__dict__.pop(_STAY, None)
+        if names:
+            module.__dict__[_STAY] = names
     return model
+
+
+def stays(module: nn.Module, name: str) -> bool:
+    """Whether a constrained parameter is frozen by its user, not by `freeze_symbols` alone."""
+    if all(tensor.requires_grad for tensor in layers.variables(module, name).values()):
+        return False
+    if layers.frozen_symbols(module, name) is None or name in module.__dict__.get(_STAY, ()):
+        return True
+    log_gaps = module._parameters[f"{name}_log_gaps"]
+    return log_gaps is not None and not log_gaps.requires_grad
 
 
 def convert(model: nn.Module) -> nn.Module:
