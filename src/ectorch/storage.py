@@ -73,6 +73,7 @@ def save_file(
 
     Raises:
         ConfigError: for another preset, or metadata that are no text.
+        MismatchError: when the state dict of a prepared model leaves a constrained parameter out.
         UnsupportedTensorError: for a sparse, quantized, lazy or other unknown tensor, or what is no
             tensor at all (as `get_extra_state` may give), by its name.
     """
