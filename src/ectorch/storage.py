@@ -129,7 +129,8 @@ def load_model(
 
     A name that the file lacks is there if the model ties it to one that the file has. What is on
     meta is assigned, on the CPU; what is lazy gets its shape. A model that is still prepared starts
-    its codebooks from the weights; wrappers (`torch.compile`, ``DataParallel``) have no names.
+    its codebooks from the weights; wrappers (`torch.compile`, ``DataParallel``) have no names. A
+    file has no versions of modules: its tensors are those of the classes as they are now.
 
     Args:
         strict: names have to be the same on both sides; else what both have is loaded, and the rest

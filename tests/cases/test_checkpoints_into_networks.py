@@ -437,3 +437,31 @@ def test_a_constrained_weight_that_the_state_dict_hides_is_refused(change, messa
     with pytest.raises(MismatchError, match=message):
         ec.save_file(net, path)
     assert not path.exists()
+
+
+class Versioned(nn.Module):
+    """The first version had its weight transposed."""
+
+    _version = 2
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.w = nn.Linear(2, 2), nn.Parameter(torch.randn(4, 4))
+
+    def _load_from_state_dict(self, state, prefix, local_metadata, *rest):
+        if local_metadata.get("version", 1) < 2 and prefix + "w" in state:
+            state[prefix + "w"] = state[prefix + "w"].t()
+        super()._load_from_state_dict(state, prefix, local_metadata, *rest)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_module_does_not_migrate_what_its_own_version_wrote(device, path):
+    model = nn.Sequential(Versioned(), nn.BatchNorm1d(4))
+    ec.save_file(model, path)
+    fresh = nn.Sequential(Versioned(), nn.BatchNorm1d(4))
+    fresh[0].to(device)
+    kept = fresh[1].weight
+    assert same(ec.load_model(fresh, path), model)
+    assert fresh[1].weight is kept  # what is not on meta is written to
+    fresh.load_state_dict({"0.w": model[0].w}, strict=False)
+    assert torch.equal(fresh[0].w, model[0].w.t())  # a state without versions migrates still
