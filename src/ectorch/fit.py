@@ -11,12 +11,15 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ectorch import finalizing, layers
+from ectorch.arguments import check_module, check_real, shown
 from ectorch.checks import check_number
 from ectorch.control import SizeControl
 from ectorch.errors import ConfigError, MismatchError
@@ -29,6 +32,7 @@ from ectorch.state import plain_names
 _LEAST_SHARE = 0.99  # of the target that a file takes
 _FITS = 6
 _MOST_NAMED = 3
+_SETTINGS = [field.name for field in fields(SizeControl)[1:] if field.init]
 _ZEROS_BYTES = 32  # a tensor of one value takes fewer
 
 
@@ -64,10 +68,10 @@ def size_control(
         settings: of `SizeControl`: ``alpha`` to start with, ``over``, ``peak``, ``release``.
 
     Raises:
-        ConfigError: when not one target is given, or it is not positive, or no file of ``model``
-            can have that size: what sizes can be had, and which tensors take the room. What stays
-            float, or is frozen by ``requires_grad_(False)``, counts as it is now, and as
-            `ectorch.finalize` leaves it.
+        ConfigError: when a setting is unknown, not one target is given, or it is not positive, or
+            ``model`` is no module; or no file of it can have that size: what sizes can be had, and
+            which tensors take the room. What stays float, or is frozen by
+            ``requires_grad_(False)``, counts as it is now, and as `ectorch.finalize` leaves it.
 
     >>> from ectorch.network import prepare
     >>> size_control(prepare(nn.Linear(500, 300)), target_ratio=100).target_bytes
@@ -78,14 +82,28 @@ def size_control(
         "target_ratio": target_ratio,
         "target_bits_per_weight": target_bits_per_weight,
     }
+    check_module("size_control", model)
+    _check_settings(settings, targets)
     given = [name for name, value in targets.items() if value is not None]
     if len(given) != 1:
         raise ConfigError(f"{' and '.join(given) or 'no target'}: give one of {', '.join(targets)}")
     (name,) = given
+    check_real(name, targets[name])
     check_number(name, targets[name], above=True)
     asked = asked_bytes(model, **targets)
     check_reachable(asked, *size_range(model), frozen=_frozen_names(model))
     return SizeControl(asked, **settings)
+
+
+def _check_settings(settings: Mapping[str, Any], targets: Mapping[str, Any]) -> None:
+    unknown = [name for name in settings if name not in _SETTINGS]
+    if unknown:
+        known = [*targets, *_SETTINGS]
+        near = get_close_matches(unknown[0], known, 1)
+        hint = f"do you mean {near[0]}? " if near else ""
+        raise ConfigError(
+            f"size_control: unknown {', '.join(unknown)}; {hint}known: {', '.join(known)}"
+        )
 
 
 def asked_bytes(
@@ -205,13 +223,17 @@ def fit_size(
         of the target, with a warning, where too few weights may move, as in a network that died.
 
     Raises:
-        ConfigError: when ``target_bytes`` is no whole number above 0.
+        ConfigError: when ``target_bytes`` is no whole number above 0, ``model`` is no module, or
+            ``optimizer`` has none of its parameters.
         MismatchError: when no move is left and the file is still larger; where it is what
             ``requires_grad_(False)`` froze that takes the room, before anything is changed.
     """
+    check_module("fit_size", model)
+    check_real("target_bytes", target_bytes)
     check_number("target_bytes", target_bytes, above=True)
     if target_bytes % 1:
         raise ConfigError(f"target_bytes = {target_bytes!r}: expected a whole number")
+    _check_optimizer(model, optimizer)
     if finalize is finalizing.finalize and has_statistics(model):
         warnings.warn(
             "fit_size measures the file of finalize(model) without batches; with them batch norms "
@@ -281,6 +303,22 @@ def _check_least(least: int, target_bytes: int, frozen: Sequence[str]) -> None:
         raise MismatchError(
             f"the smallest file of this network takes {least} > {target_bytes} bytes"
             + _said_of_frozen(frozen)
+        )
+
+
+def _check_optimizer(model: nn.Module, optimizer: Any) -> None:
+    if optimizer is None:
+        return
+    if not (hasattr(optimizer, "param_groups") and hasattr(optimizer, "state")):
+        raise ConfigError(
+            f"optimizer = {shown(optimizer)}: expected the torch optimizer that trained the network"
+        )
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if trained.isdisjoint(map(id, model.parameters())):
+        raise ConfigError(
+            f"optimizer: this {type(optimizer).__name__} has no parameter of the "
+            f"{type(model).__name__}: give the one that trained it (a copy of a network has "
+            "parameters of its own), or None, where all weights are alike"
         )
 
 

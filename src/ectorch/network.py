@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ectorch import codebook, layers, units
+from ectorch.arguments import check_module, check_real, shown
 from ectorch.checks import check_number, check_places
 from ectorch.config import NORMS, Config, dimensions_of
 from ectorch.errors import ConfigError, DivergedError, MismatchError
@@ -39,7 +40,8 @@ def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
         ``model``.
 
     Raises:
-        ConfigError: when a pattern matches nothing, or a parameter is constrained already.
+        ConfigError: when a pattern matches nothing, or a parameter is constrained already; or for
+            a model that is no module, or a config that is no `Config`.
         UnsupportedLayerError: for parameters that cannot be trained so: lazy, scripted,
             parametrized, under an old weight norm or pruning; of embeddings with ``max_norm`` or
             sparse gradients; not of plain floats, or not finite. All are named, and nothing was
@@ -49,7 +51,12 @@ def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
     >>> net[0].weight.unique().numel() <= 3
     True
     """
-    config = config or Config()
+    check_module("prepare", model)
+    config = Config() if config is None else config
+    if not isinstance(config, Config):
+        raise ConfigError(
+            f"config = {shown(config)}: expected an ectorch.Config, as ectorch.Config(levels=33)"
+        )
     chosen = _choose(model, config)
     places = [
         (f"{module_name}.{name}" if module_name else name, module, name, parameter)
@@ -142,8 +149,9 @@ def param_groups(
         groups named "constrained" (with ``step_lr`` one a parameter), "codebook" and "float".
 
     Raises:
-        ConfigError: when a rate is negative or no finite number.
+        ConfigError: when a rate is negative or no finite number, or ``model`` is no module.
     """
+    check_module("param_groups", model)
     for setting, rate in (
         ("lr", lr),
         ("weight_decay", weight_decay),
@@ -203,6 +211,9 @@ def penalty(model: nn.Module, alpha: float, examples: int, refresh: bool = True)
         DivergedError: when a constrained parameter on the CPU holds NaN or infinity. On other
             devices the penalty is NaN, and `convert` raises: nothing waits for the device here.
     """
+    check_module("penalty", model)
+    for name, number in (("alpha", alpha), ("examples", examples)):
+        check_real(name, number)
     check_number("alpha", alpha)
     check_number("examples", examples, least=1)
     constrained = [*constrained_parameters(model)]
@@ -232,6 +243,7 @@ def freeze_symbols(model: nn.Module) -> nn.Module:
     Raises:
         DivergedError: when a constrained parameter holds NaN or infinity. Nothing was changed then.
     """
+    check_module("freeze_symbols", model)
     check_finite(model)
     staying = {
         module: frozenset(name for name in layers.constraints(module) if stays(module, name))
@@ -266,8 +278,10 @@ def convert(model: nn.Module) -> nn.Module:
         ``model``.
 
     Raises:
+        ConfigError: when ``model`` is no module.
         DivergedError: when a constrained parameter holds NaN or infinity. Nothing was changed then.
     """
+    check_module("convert", model)
     check_finite(model)
     for module in model.modules():
         if layers.constraints(module):
