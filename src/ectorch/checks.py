@@ -101,7 +101,8 @@ def _problem_of_values(parameter: Tensor) -> str:
         return "is on meta, without values: load them, then prepare"
     if not data.isfinite().all():
         bad = int(data.numel() - data.isfinite().sum())
-        return f"holds NaN or infinity ({bad:,} of {data.numel():,} values)"
+        wrong = f"{bad:,} of {data.numel():,} values"
+        return f"holds NaN or infinity ({wrong}): give it finite ones, then prepare"
     return ""
 
 

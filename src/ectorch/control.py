@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from ectorch.arguments import check_real
 from ectorch.checks import check_number
 from ectorch.errors import ConfigError
 
@@ -97,6 +98,7 @@ class SizeControl:
 
     def __post_init__(self) -> None:
         for name in ("target_bytes", "alpha"):
+            check_real(name, getattr(self, name))
             check_number(name, getattr(self, name), above=True)
         _check_ramp(self.over, self.peak, self.release)
         check_number("lag", self.lag, most=1)

@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 
 from ectorch import layers
+from ectorch.arguments import check_module
 from ectorch.bitstream.codings import estimate_bits
 from ectorch.bitstream.container import estimate_parts_bits
 from ectorch.bitstream.tensor import RawTensor
@@ -102,6 +103,7 @@ def coverage(model: nn.Module) -> Coverage:
         model: plain, prepared or converted; left as it is.
 
     Raises:
+        ConfigError: when ``model`` is no module.
         UnsupportedTensorError: as `ectorch.save_file`.
         DivergedError: when a constrained parameter holds NaN or infinity.
 
@@ -110,6 +112,7 @@ def coverage(model: nn.Module) -> Coverage:
     >>> [(row.name, row.why) for row in coverage(net).rows]
     [('0.weight', ''), ('0.bias', ''), ('1.weight', 'norm'), ('1.bias', 'norm')]
     """
+    check_module("coverage", model)
     raw = raw_tensors(model)
     file_bits, now = estimate_parts_bits(raw)
     names = _names_of_each(model, raw)

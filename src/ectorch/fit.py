@@ -10,24 +10,29 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ectorch import finalizing, layers
+from ectorch.arguments import check_module, check_real, shown
 from ectorch.checks import check_number
 from ectorch.control import SizeControl
 from ectorch.errors import ConfigError, MismatchError
 from ectorch.finalizing import emptied
 from ectorch.measure import FileSize, SizeMeter
-from ectorch.network import constrained_parameters, discrete_state_dict, freeze_symbols
+from ectorch.network import constrained_parameters, discrete_state_dict, freeze_symbols, stays
 from ectorch.norms import has_statistics
+from ectorch.state import plain_names
 
 _LEAST_SHARE = 0.99  # of the target that a file takes
 _FITS = 6
 _MOST_NAMED = 3
+_SETTINGS = [field.name for field in fields(SizeControl)[1:] if field.init]
 _ZEROS_BYTES = 32  # a tensor of one value takes fewer
 
 
@@ -63,9 +68,10 @@ def size_control(
         settings: of `SizeControl`: ``alpha`` to start with, ``over``, ``peak``, ``release``.
 
     Raises:
-        ConfigError: when not one target is given, or it is not positive, or no file of ``model``
-            can have that size: what sizes can be had, and which tensors take the room. What stays
-            float counts as it is now, and as `ectorch.finalize` leaves it.
+        ConfigError: when a setting is unknown, not one target is given, or it is not positive, or
+            ``model`` is no module; or no file of it can have that size: what sizes can be had, and
+            which tensors take the room. What stays float, or is frozen by
+            ``requires_grad_(False)``, counts as it is now, and as `ectorch.finalize` leaves it.
 
     >>> from ectorch.network import prepare
     >>> size_control(prepare(nn.Linear(500, 300)), target_ratio=100).target_bytes
@@ -76,14 +82,28 @@ def size_control(
         "target_ratio": target_ratio,
         "target_bits_per_weight": target_bits_per_weight,
     }
+    check_module("size_control", model)
+    _check_settings(settings, targets)
     given = [name for name, value in targets.items() if value is not None]
     if len(given) != 1:
         raise ConfigError(f"{' and '.join(given) or 'no target'}: give one of {', '.join(targets)}")
     (name,) = given
+    check_real(name, targets[name])
     check_number(name, targets[name], above=True)
     asked = asked_bytes(model, **targets)
-    check_reachable(asked, *size_range(model))
+    check_reachable(asked, *size_range(model), frozen=_frozen_names(model))
     return SizeControl(asked, **settings)
+
+
+def _check_settings(settings: Mapping[str, Any], targets: Mapping[str, Any]) -> None:
+    unknown = [name for name in settings if name not in _SETTINGS]
+    if unknown:
+        known = [*targets, *_SETTINGS]
+        near = get_close_matches(unknown[0], known, 1)
+        hint = f"do you mean {near[0]}? " if near else ""
+        raise ConfigError(
+            f"size_control: unknown {', '.join(unknown)}; {hint}known: {', '.join(known)}"
+        )
 
 
 def asked_bytes(
@@ -110,7 +130,7 @@ def size_range(
         finalize: what will be done to it before it is saved.
 
     Returns:
-        the smallest file, floats as they are now, and bytes of the largest.
+        the smallest file, floats and what is frozen as they are now, and bytes of the largest.
     """
     others = sum(tensor.nbytes for tensor in discrete_state_dict(model).values())
     symbols = 0.0
@@ -119,20 +139,44 @@ def size_range(
         assert weight is not None
         if constraint.relaxation is not None:
             others -= weight.nbytes
-            symbols += weight.numel() * math.log2(constraint.levels) / 8
-    least = SizeMeter(finalize)(emptied(model))
-    return least, least.total + int(symbols) + max(others - sum(least.tensors.values()), 0)
+            if not stays(module, name):
+                symbols += weight.numel() * math.log2(constraint.levels) / 8
+    zeros = SizeMeter(finalize)(emptied(model))
+    most = zeros.total + int(symbols) + max(others - sum(zeros.tensors.values()), 0)
+    kept = {}
+    if frozen := _frozen_names(model):  # which would be dead, and gone, if all else were zeros
+        now = SizeMeter(finalize)(model).tensors
+        kept = {name: now[name] for name in frozen if name in now}
+    more = sum(size - zeros.tensors.get(name, 0) for name, size in kept.items())
+    return FileSize(zeros.total + more, zeros.tensors | kept), most + more
 
 
-def check_reachable(target_bytes: int, least: FileSize, most: int) -> None:
+def _frozen_names(model: nn.Module) -> list[str]:
+    """Of parameters whose symbols their user has frozen, under the names of the plain network."""
+    names = {module: f"{name}." if name else "" for name, module in model.named_modules()}
+    frozen = [
+        names[module] + name
+        for module, name, constraint in constrained_parameters(model)
+        if constraint.relaxation is not None and stays(module, name)
+    ]
+    return [*plain_names(model, dict.fromkeys(frozen)).values()]
+
+
+def check_reachable(
+    target_bytes: int, least: FileSize, most: int, frozen: Sequence[str] = ()
+) -> None:
     """Refuse a size that no file of a network can have.
 
     Raises:
-        ConfigError: what sizes can be had, and which float tensors take the room.
+        ConfigError: what sizes can be had, and which tensors, float or ``frozen``, take the room.
     """
     if least.total <= target_bytes <= most:
         return
-    floats = {name: size for name, size in least.tensors.items() if size > _ZEROS_BYTES}
+    floats = {
+        name: size
+        for name, size in least.tensors.items()
+        if size > _ZEROS_BYTES and name not in frozen
+    }
     why = ""
     if target_bytes < least.total and floats:
         largest = sorted(floats, key=lambda name: -floats[name])[:_MOST_NAMED]
@@ -143,8 +187,15 @@ def check_reachable(target_bytes: int, least: FileSize, most: int) -> None:
         )
     raise ConfigError(
         f"a file of {target_bytes:,} bytes cannot be had: the network takes from {least.total:,} "
-        f"(all zeros) to {most:,} (all levels){why}"
+        f"(all zeros) to {most:,} (all levels){why}{_said_of_frozen(frozen)}"
     )
+
+
+def _said_of_frozen(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return f"; {names[0]}{more} is frozen and stays as it is: requires_grad_(True) lets it move"
 
 
 def fit_size(
@@ -158,7 +209,8 @@ def fit_size(
 
     Weights move toward zero until the file is no larger than ``target_bytes``, or away from zero,
     to the level on the other side of where they were trained, as long as it stays no larger. A
-    file that takes between 99 % and 100 % already is left as it is.
+    file that takes between 99 % and 100 % already is left as it is, and so are parameters that were
+    frozen by ``requires_grad_(False)``.
 
     Args:
         optimizer: that trained the network: its mean squared gradients (Adam's ``exp_avg_sq``) say
@@ -171,12 +223,17 @@ def fit_size(
         of the target, with a warning, where too few weights may move, as in a network that died.
 
     Raises:
-        ConfigError: when ``target_bytes`` is no whole number above 0.
-        MismatchError: when no move is left and the file is still larger.
+        ConfigError: when ``target_bytes`` is no whole number above 0, ``model`` is no module, or
+            ``optimizer`` has none of its parameters.
+        MismatchError: when no move is left and the file is still larger; where it is what
+            ``requires_grad_(False)`` froze that takes the room, before anything is changed.
     """
+    check_module("fit_size", model)
+    check_real("target_bytes", target_bytes)
     check_number("target_bytes", target_bytes, above=True)
     if target_bytes % 1:
         raise ConfigError(f"target_bytes = {target_bytes!r}: expected a whole number")
+    _check_optimizer(model, optimizer)
     if finalize is finalizing.finalize and has_statistics(model):
         warnings.warn(
             "fit_size measures the file of finalize(model) without batches; with them batch norms "
@@ -192,6 +249,10 @@ def fit_size(
     if _LEAST_SHARE * target_bytes <= size <= target_bytes:
         freeze_symbols(model)
         return size
+    frozen = _frozen_names(model)
+    if frozen and size > target_bytes:
+        least = size_range(model, finalize)[0].total if _may_move(model) else size
+        _check_least(least, target_bytes, frozen)
     states = optimizer.state if optimizer is not None else {}
     importance = {p: s["exp_avg_sq"] for p, s in states.items() if "exp_avg_sq" in s}
     meter = meter or SizeMeter()
@@ -207,7 +268,7 @@ def fit_size(
     warnings.warn(
         f"the file takes {size:,} bytes, {target_bytes:,} were asked for: too few weights are "
         "left that may move; where the network died (see its error), start from a lower alpha, "
-        "or give it more steps, or a longer warmup or ramp",
+        f"or give it more steps, or a longer warmup or ramp{_said_of_frozen(frozen)}",
         RuntimeWarning,
         stacklevel=2,
     )
@@ -234,8 +295,38 @@ def _fit_measured(
         # what fits is measured anew, and may then be a byte too much: the next round trims
         if now <= target_bytes and (toward_zero or now == before):
             break
-    if now > target_bytes:
-        raise MismatchError(f"the smallest file of this network takes {now} > {target_bytes} bytes")
+    _check_least(now, target_bytes, _frozen_names(model))
+
+
+def _check_least(least: int, target_bytes: int, frozen: Sequence[str]) -> None:
+    if least > target_bytes:
+        raise MismatchError(
+            f"the smallest file of this network takes {least} > {target_bytes} bytes"
+            + _said_of_frozen(frozen)
+        )
+
+
+def _check_optimizer(model: nn.Module, optimizer: Any) -> None:
+    if optimizer is None:
+        return
+    if not (hasattr(optimizer, "param_groups") and hasattr(optimizer, "state")):
+        raise ConfigError(
+            f"optimizer = {shown(optimizer)}: expected the torch optimizer that trained the network"
+        )
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if trained.isdisjoint(map(id, model.parameters())):
+        raise ConfigError(
+            f"optimizer: this {type(optimizer).__name__} has no parameter of the "
+            f"{type(model).__name__}: give the one that trained it (a copy of a network has "
+            "parameters of its own), or None, where all weights are alike"
+        )
+
+
+def _may_move(model: nn.Module) -> bool:
+    return any(
+        constraint.relaxation is not None and not stays(module, name)
+        for module, name, constraint in constrained_parameters(model)
+    )
 
 
 def _moves(
@@ -244,7 +335,7 @@ def _moves(
     found = []
     for module, name, constraint in constrained_parameters(model):
         symbols = layers.frozen_symbols(module, name)
-        if symbols is None:
+        if symbols is None or stays(module, name):
             continue
         book, weight = layers.codebook(module, name), module._parameters[name]
         assert weight is not None

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ectorch.arguments import check_module, shown
 from ectorch.bitstream.container import estimate_file_bits
 from ectorch.bitstream.context import Layout
 from ectorch.bitstream.meter import FileMeter
+from ectorch.errors import ConfigError
 from ectorch.finalizing import copied, finalize
 from ectorch.storage import raw_tensors
 
@@ -55,6 +57,9 @@ class SizeMeter:
             ``partial(finalize, batches=batches, forward_only=True)``; batches cost their time.
         threads: that code; all cores if None.
 
+    Raises:
+        ConfigError: when ``finalize`` is no function of a network.
+
     >>> from ectorch.storage import save
     >>> net, meter = nn.Linear(8, 4), SizeMeter()
     >>> meter(net).total == len(save(net))
@@ -68,6 +73,11 @@ class SizeMeter:
         finalize: Callable[..., nn.Module] = finalize,
         threads: int | None = None,
     ) -> None:
+        if isinstance(finalize, nn.Module) or not callable(finalize):
+            raise ConfigError(
+                f"finalize = {shown(finalize)}: expected a function of a network, as "
+                "ectorch.finalize; the network goes to the meter, SizeMeter()(model)"
+            )
         self.finalize, self._threads = finalize, threads
         self._meter = FileMeter()
 
@@ -75,9 +85,11 @@ class SizeMeter:
         """Measure ``model``, which is left as it is, torch's random state too.
 
         Raises:
+            ConfigError: when ``model`` is no module.
             UnsupportedLayerError: when the model cannot be copied.
             UnsupportedTensorError: as `save_file`.
         """
+        check_module("SizeMeter", model)
         devices = {t.device for t in model.parameters() if t.is_cuda}
         with torch.random.fork_rng(devices), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is wrong with a copy that is only measured

@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from ectorch import codebook, layers, units
+from ectorch.arguments import check_module, check_real, shown
 from ectorch.checks import check_number, check_places
 from ectorch.config import NORMS, Config, dimensions_of
-from ectorch.errors import ConfigError, DivergedError
+from ectorch.errors import ConfigError, DivergedError, MismatchError
 from ectorch.layers import Constraint
 from ectorch.transforms import transformed
 from ectorch.watch import watch
 
 _WORTH_A_WORD = 0.1  # share of the bytes
 _CODEBOOK_LR_SCALE = 0.1  # codebooks that move fast collapse
+_STAY = "_ectorch_stay"  # names that a module's user had frozen before their symbols were
 
 
 def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
@@ -38,7 +40,8 @@ def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
         ``model``.
 
     Raises:
-        ConfigError: when a pattern matches nothing, or a parameter is constrained already.
+        ConfigError: when a pattern matches nothing, or a parameter is constrained already; or for
+            a model that is no module, or a config that is no `Config`.
         UnsupportedLayerError: for parameters that cannot be trained so: lazy, scripted,
             parametrized, under an old weight norm or pruning; of embeddings with ``max_norm`` or
             sparse gradients; not of plain floats, or not finite. All are named, and nothing was
@@ -48,7 +51,12 @@ def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
     >>> net[0].weight.unique().numel() <= 3
     True
     """
-    config = config or Config()
+    check_module("prepare", model)
+    config = Config() if config is None else config
+    if not isinstance(config, Config):
+        raise ConfigError(
+            f"config = {shown(config)}: expected an ectorch.Config, as ectorch.Config(levels=33)"
+        )
     chosen = _choose(model, config)
     places = [
         (f"{module_name}.{name}" if module_name else name, module, name, parameter)
@@ -141,8 +149,9 @@ def param_groups(
         groups named "constrained" (with ``step_lr`` one a parameter), "codebook" and "float".
 
     Raises:
-        ConfigError: when a rate is negative or no finite number.
+        ConfigError: when a rate is negative or no finite number, or ``model`` is no module.
     """
+    check_module("param_groups", model)
     for setting, rate in (
         ("lr", lr),
         ("weight_decay", weight_decay),
@@ -202,6 +211,9 @@ def penalty(model: nn.Module, alpha: float, examples: int, refresh: bool = True)
         DivergedError: when a constrained parameter on the CPU holds NaN or infinity. On other
             devices the penalty is NaN, and `convert` raises: nothing waits for the device here.
     """
+    check_module("penalty", model)
+    for name, number in (("alpha", alpha), ("examples", examples)):
+        check_real(name, number)
     check_number("alpha", alpha)
     check_number("examples", examples, least=1)
     constrained = [*constrained_parameters(model)]
@@ -231,11 +243,29 @@ def freeze_symbols(model: nn.Module) -> nn.Module:
     Raises:
         DivergedError: when a constrained parameter holds NaN or infinity. Nothing was changed then.
     """
+    check_module("freeze_symbols", model)
     check_finite(model)
-    for module in model.modules():
+    staying = {
+        module: frozenset(name for name in layers.constraints(module) if stays(module, name))
+        for module in model.modules()
+    }  # of all, before the first is frozen: modules may share a Parameter
+    for module, names in staying.items():
         for name in layers.constraints(module):
             layers.freeze(module, name)
+        module.__dict__.pop(_STAY, None)
+        if names:
+            module.__dict__[_STAY] = names
     return model
+
+
+def stays(module: nn.Module, name: str) -> bool:
+    """Whether a constrained parameter is frozen by its user, not by `freeze_symbols` alone."""
+    if all(tensor.requires_grad for tensor in layers.variables(module, name).values()):
+        return False
+    if layers.frozen_symbols(module, name) is None or name in module.__dict__.get(_STAY, ()):
+        return True
+    log_gaps = module._parameters[f"{name}_log_gaps"]
+    return log_gaps is not None and not log_gaps.requires_grad
 
 
 def convert(model: nn.Module) -> nn.Module:
@@ -248,8 +278,10 @@ def convert(model: nn.Module) -> nn.Module:
         ``model``.
 
     Raises:
+        ConfigError: when ``model`` is no module.
         DivergedError: when a constrained parameter holds NaN or infinity. Nothing was changed then.
     """
+    check_module("convert", model)
     check_finite(model)
     for module in model.modules():
         if layers.constraints(module):
@@ -258,7 +290,13 @@ def convert(model: nn.Module) -> nn.Module:
 
 
 def discrete_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict that ``model`` would have after `convert`; the model is left as it is."""
+    """The state dict that ``model`` would have after `convert`; the model is left as it is.
+
+    Raises:
+        DivergedError: when a constrained parameter holds NaN or infinity.
+        MismatchError: when the state dict of ``model`` leaves a constrained parameter out, or has
+            something else in its place.
+    """
     return _plain_state_dict(model, layers.hard)
 
 
@@ -272,16 +310,57 @@ def _plain_state_dict(
 ) -> dict[str, Tensor]:
     check_finite(model)
     state = {name: value for name, value in model.state_dict().items() if torch.is_tensor(value)}
+    names = _names_by_tensor(model)
     for module_name, module in model.named_modules(remove_duplicate=False):
         prefix = f"{module_name}." if module_name else ""
+        tensors = dict([*module._parameters.items(), *module._buffers.items()])
         for name, constraint in layers.constraints(module).items():
-            state[prefix + name] = read(module, name)
+            for key in names.get(id(tensors[name])) or _key_of_copy(model, prefix, module, name):
+                state[key] = read(module, name)
             for suffix in constraint.added:
-                state.pop(f"{prefix}{name}_{suffix}", None)
-        for name in (*module._parameters.keys(), *module._buffers.keys()):
-            if prefix + name in state:
-                state[prefix + name] = units.restored(module, name, state[prefix + name])
+                own = f"{name}_{suffix}"
+                for key in names.get(id(tensors.get(own)), [prefix + own]):
+                    state.pop(key, None)
+        for name, tensor in tensors.items():
+            for key in names.get(id(tensor), [prefix + name]):
+                if key in state:
+                    state[key] = units.restored(module, name, state[key])
     return state
+
+
+def _names_by_tensor(model: nn.Module) -> dict[int, list[str]]:
+    """What the state dict of a prepared ``model`` calls each of its tensors, by the tensor's id.
+
+    Modules may rename them: by hooks, or by a `_save_to_state_dict` of their own.
+    """
+    names: dict[int, list[str]] = {}
+    if any(map(layers.constraints, model.modules())):
+        for name, value in model.state_dict(keep_vars=True).items():
+            if torch.is_tensor(value):
+                names.setdefault(id(value), []).append(name)
+    return names
+
+
+def _key_of_copy(model: nn.Module, prefix: str, module: nn.Module, name: str) -> list[str]:
+    """The name of a constrained Parameter of which the state dict has an equal copy.
+
+    Raises:
+        MismatchError: when it has none, or something else under that name.
+    """
+    weight, key = module._parameters[name], prefix + name
+    assert weight is not None
+    value = model.state_dict().get(key)
+    if (
+        torch.is_tensor(value)
+        and (value.dtype, value.shape) == (weight.dtype, weight.shape)
+        and torch.equal(value.to(weight.device), weight.detach())
+    ):
+        return [key]
+    what = "does not have it" if value is None else "has something else under its name"
+    raise MismatchError(
+        f"{key} is constrained, and the state dict of {type(model).__name__} {what} (by a hook, or "
+        "a state_dict of its own): save ectorch.convert(copy.deepcopy(model)), which is plain"
+    )
 
 
 def check_finite(model: nn.Module) -> None:

@@ -7,10 +7,11 @@ memory, which tensors are still on meta or lazy, and which modules (`torch.compi
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 import sys
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
@@ -77,9 +78,19 @@ def load_state(
         raise MismatchError(f"{os.fspath(source)}: {listed}")
     meta = [name for name in tensors if own[name].is_meta]
     if meta:
-        model.load_state_dict(_assignable(own, state, meta), strict=False, assign=True)
+        assigned = _of_versions(own, _assignable(own, state, meta))
+        model.load_state_dict(assigned, strict=False, assign=True)
     rest = {name: tensor for name, tensor in state.items() if name not in meta}
-    model.load_state_dict(rest, strict=False)
+    model.load_state_dict(_of_versions(own, rest), strict=False)
+
+
+def _of_versions(own: Mapping[str, Any], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` as modules of the versions in ``own`` wrote it: they have nothing to migrate."""
+    found: OrderedDict[str, Tensor] = OrderedDict(state)
+    versions = getattr(own, "_metadata", None)
+    if versions is not None:  # a copy: torch notes in it how it loads
+        found._metadata = copy.deepcopy(versions)  # type: ignore[attr-defined]
+    return found
 
 
 def computes_itself(tensor: Tensor) -> bool:

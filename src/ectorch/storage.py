@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ectorch.arguments import check_module
 from ectorch.bitstream.container import encode_file, write_file
 from ectorch.bitstream.index import MAX_DIMENSIONS, Entry
 from ectorch.bitstream.names import check_metadata, check_name
@@ -73,6 +74,7 @@ def save_file(
 
     Raises:
         ConfigError: for another preset, or metadata that are no text.
+        MismatchError: when the state dict of a prepared model leaves a constrained parameter out.
         UnsupportedTensorError: for a sparse, quantized, lazy or other unknown tensor, or what is no
             tensor at all (as `get_extra_state` may give), by its name.
     """
@@ -107,11 +109,12 @@ def load_file(
         threads: that decode; all cores if None.
 
     Raises:
-        ConfigError: for another device.
+        ConfigError: for another device, or one that is not there.
         FormatError: when the file is damaged, too new or too large.
         OSError: when it cannot be opened.
     """
     place = _parse_device(device)
+    _check_is_there(place)
     tensors = _load(os.fspath(path), max_decoded_bytes, threads)
     return {name: tensor.to(place) for name, tensor in tensors.items()}
 
@@ -128,7 +131,8 @@ def load_model(
 
     A name that the file lacks is there if the model ties it to one that the file has. What is on
     meta is assigned, on the CPU; what is lazy gets its shape. A model that is still prepared starts
-    its codebooks from the weights; wrappers (`torch.compile`, ``DataParallel``) have no names.
+    its codebooks from the weights; wrappers (`torch.compile`, ``DataParallel``) have no names. A
+    file has no versions of modules: its tensors are those of the classes as they are now.
 
     Args:
         strict: names have to be the same on both sides; else what both have is loaded, and the rest
@@ -138,10 +142,12 @@ def load_model(
         ``model``.
 
     Raises:
+        ConfigError: when ``model`` is no module.
         MismatchError: when names, shapes or dtypes differ, the file has two values for what the
             model ties, or no name in common; the model is left as it was.
         FormatError: as `load_file`.
     """
+    check_module("load_model", model)
     stored = _load(os.fspath(path), max_decoded_bytes, threads)
     load_state(model, stored, strict, path)
     return model
@@ -161,7 +167,8 @@ class safe_open:  # noqa: N801 - the name that safetensors' users know
         max_decoded_bytes, threads: as `load_file`.
 
     Raises:
-        ConfigError: for another framework or device, or when it is read after it was closed.
+        ConfigError: for another framework or device, or when it is read after it was closed, or to
+            a device that is not there.
         FormatError: when the header is damaged, or a tensor that is asked for is.
         UnknownTensorError: when there is no tensor of a name that is asked for.
     """
@@ -224,7 +231,9 @@ class safe_open:  # noqa: N801 - the name that safetensors' users know
         return TensorSlice(self, name)
 
     def _read(self, entry: Entry, rows: range | None = None) -> Any:
-        raw = self._open().read(entry.name, rows)
+        reader = self._open()
+        _check_is_there(self._device)
+        raw = reader.read(entry.name, rows)
         return to_array(raw) if self._numpy else _to_torch(raw).to(self._device)
 
     def _open(self) -> Reader:
@@ -358,6 +367,14 @@ def _parse_device(device: _Device) -> torch.device:
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ConfigError(f"device {device!r}: {str(error).splitlines()[0]}") from None
+
+
+def _check_is_there(device: torch.device) -> None:
+    """Refuse a device that takes no tensor: of a torch built without it, say."""
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        raise ConfigError(f"device '{device}': {str(error).splitlines()[0]}") from None
 
 
 def _to_torch(raw: RawTensor) -> Tensor:

@@ -356,3 +356,112 @@ def test_memory_formats_and_strides_of_the_model_stay(path):
     ec.save_file(linear, path)
     assert same(ec.load_model(transposed, path), linear)
     assert transposed.weight.stride() == (1, 4)
+
+
+class Kernel(nn.Linear):
+    """Its checkpoints call the weight "kernel"."""
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "kernel"] = destination.pop(prefix + "weight")
+
+    def _load_from_state_dict(self, state, prefix, *rest):
+        state[prefix + "weight"] = state.pop(prefix + "kernel")
+        super()._load_from_state_dict(state, prefix, *rest)
+
+
+def kernels():
+    torch.manual_seed(0)
+    return nn.Sequential(Kernel(8, 6), nn.ReLU(), Kernel(6, 4))
+
+
+def test_a_prepared_weight_is_stored_under_the_name_that_its_module_gives_it(path):
+    net, inputs = ec.prepare(kernels()).eval(), torch.randn(5, 8)
+    ec.save_file(net, path)
+    assert ec.load_file(path).keys() == kernels().state_dict().keys()
+    fresh = ec.load_model(kernels(), path)
+    assert torch.equal(fresh(inputs), net(inputs))
+    assert same(ec.convert(net), fresh)
+
+
+def hooked(change):
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    net[0].weight.data[3:] = 0
+    net = ec.prepare(net)
+
+    def hook(module, state, prefix, local_metadata):
+        change(state)
+
+    net.register_state_dict_post_hook(hook)
+    return net
+
+
+def test_a_hook_that_renames_all_is_followed(path):
+    def rename(state):
+        for name in list(state):
+            state["net." + name] = state.pop(name)
+
+    net, inputs = hooked(rename), torch.randn(5, 4)
+    assert ec.remove_dead_units(net) == 5
+    ec.save_file(net, path)
+    stored = ec.load_file(path)
+    assert stored.keys() == {f"net.{at}.{name}" for at in (0, 2) for name in ("weight", "bias")}
+    assert stored["net.0.weight"].shape == (8, 4)  # with its dead units
+    plain = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    plain.load_state_dict({name.removeprefix("net."): value for name, value in stored.items()})
+    torch.testing.assert_close(plain(inputs), net.eval()(inputs))
+
+
+def test_a_hook_that_copies_is_followed(path):
+    def copies(state):
+        state.update({name: value.detach().clone() for name, value in state.items()})
+
+    net = hooked(copies)
+    ec.save_file(net, path)
+    assert torch.equal(ec.load_file(path)["0.weight"], net[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("2.weight"), r"2\.weight is constrained.* does not have it"),
+        (
+            lambda state: state.update({"2.weight": 2 * state["2.weight"]}),
+            r"2\.weight is constrained.* has something else under its name",
+        ),
+    ],
+    ids=["dropped", "changed"],
+)
+def test_a_constrained_weight_that_the_state_dict_hides_is_refused(change, message, path):
+    net = hooked(change)
+    with pytest.raises(MismatchError, match=message):
+        ec.save_file(net, path)
+    assert not path.exists()
+
+
+class Versioned(nn.Module):
+    """The first version had its weight transposed."""
+
+    _version = 2
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.w = nn.Linear(2, 2), nn.Parameter(torch.randn(4, 4))
+
+    def _load_from_state_dict(self, state, prefix, local_metadata, *rest):
+        if local_metadata.get("version", 1) < 2 and prefix + "w" in state:
+            state[prefix + "w"] = state[prefix + "w"].t()
+        super()._load_from_state_dict(state, prefix, local_metadata, *rest)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_module_does_not_migrate_what_its_own_version_wrote(device, path):
+    model = nn.Sequential(Versioned(), nn.BatchNorm1d(4))
+    ec.save_file(model, path)
+    fresh = nn.Sequential(Versioned(), nn.BatchNorm1d(4))
+    fresh[0].to(device)
+    kept = fresh[1].weight
+    assert same(ec.load_model(fresh, path), model)
+    assert fresh[1].weight is kept  # what is not on meta is written to
+    fresh.load_state_dict({"0.w": model[0].w}, strict=False)
+    assert torch.equal(fresh[0].w, model[0].w.t())  # a state without versions migrates still

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 import ectorch as ec
-from ectorch.errors import ConfigError
+from ectorch.errors import ConfigError, MismatchError
 from ectorch.fit import size_range
 from ectorch.measure import SizeMeter
 
@@ -120,3 +121,72 @@ def test_rates_of_an_optimizer_are_numbers(rate, value):
 def test_a_rate_may_be_a_tensor_as_torch_has_it():
     groups = ec.param_groups(ec.prepare(nn.Linear(4, 4)), lr=torch.tensor(0.1))
     assert float(groups[0]["lr"]) == pytest.approx(0.1)
+
+
+def two_layers(**settings):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 10))
+    return ec.prepare(net, ec.Config(reach=8, **settings))
+
+
+def by_read(net):
+    net[0].weight.requires_grad_(False)
+
+
+def by_parameter(net):
+    dict(net.named_parameters())["0.weight"].requires_grad_(False)
+
+
+def by_parameter_then_symbols(net):
+    by_parameter(net)
+    ec.freeze_symbols(net)
+
+
+FREEZES = [by_read, by_parameter, by_parameter_then_symbols]
+
+
+@pytest.mark.parametrize("freeze", FREEZES)
+@pytest.mark.parametrize("share", [0.7, 1.05])
+def test_a_fit_leaves_what_its_user_froze(freeze, share):
+    net = two_layers()
+    freeze(net)
+    before = copy.deepcopy(net)
+    target = int(share * ec.SizeMeter()(net).total)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few may move
+        for wanted in (target, target * 9 // 10):  # symbols that a fit froze may move again
+            if share < 1:
+                wanted = max(wanted, size_range(net)[0].total + 200)
+            assert ec.fit_size(net, wanted) <= wanted
+    assert torch.equal(net[0].weight, before[0].weight)
+    assert not torch.equal(net[2].weight, before[2].weight)
+
+
+def test_a_fit_moves_symbols_that_were_frozen_as_such():
+    net = ec.freeze_symbols(two_layers())
+    before = net[0].weight.detach().clone()
+    ec.fit_size(net, ec.SizeMeter()(net).total * 8 // 10)
+    assert not torch.equal(net[0].weight, before)
+
+
+@pytest.mark.parametrize("freeze", FREEZES)
+def test_what_is_frozen_is_in_the_smallest_file(freeze):
+    net = two_layers()
+    smallest = size_range(net)[0].total
+    freeze(net)
+    least, most = size_range(net)
+    now = ec.SizeMeter()(net)
+    assert least.tensors["0.weight"] == now.tensors["0.weight"]
+    assert smallest + 500 < least.total < now.total < most
+    with pytest.raises(ConfigError, match=r"cannot be had.*; 0\.weight is frozen and stays"):
+        ec.size_control(net, target_bytes=least.total - 1)
+    with pytest.raises(MismatchError, match=r"smallest file.*; 0\.weight is frozen and stays"):
+        ec.fit_size(net, least.total // 2)
+
+
+def test_a_fit_of_what_is_frozen_whole_is_refused_before_anything_changes():
+    net = two_layers()
+    net.requires_grad_(False)
+    with pytest.raises(MismatchError, match=r"smallest file.*; 0\.weight \(and 3 more\) is"):
+        ec.fit_size(net, ec.SizeMeter()(net).total // 2)
+    assert not any(name.endswith("_symbols") for name, _ in net.named_buffers())
