@@ -129,17 +129,25 @@ def frozen_symbols(module: nn.Module, name: str) -> Tensor | None:
     return module._buffers.get(f"{name}_{_SYMBOLS}")
 
 
-def freeze(module: nn.Module, name: str) -> None:
-    """Fix the hard decision; the codebook goes on training."""
+def trained_names(module: nn.Module, name: str) -> tuple[str, ...]:
+    """Those of a parameter's `variables` that train."""
+    return tuple(key for key, tensor in variables(module, name).items() if tensor.requires_grad)
+
+
+def freeze(module: nn.Module, name: str, trained: tuple[str, ...] | None = None) -> None:
+    """Fix the hard decision; the codebook goes on training.
+
+    Args:
+        trained: `trained_names`, before others froze what they share with ``module``.
+    """
     constraint = constraints(module)[name]
     if constraint.relaxation is None or frozen_symbols(module, name) is not None:
         return
     symbols = constraint.relaxation.symbols(variables(module, name), codebook(module, name))
     module.register_buffer(f"{name}_{_SYMBOLS}", symbols.to(torch.int32))
-    found = variables(module, name)
-    trained = tuple(suffix for suffix, tensor in found.items() if tensor.requires_grad)
+    trained = trained_names(module, name) if trained is None else trained
     constraints(module)[name] = replace(constraint, trained=trained)
-    for tensor in found.values():
+    for tensor in variables(module, name).values():
         tensor.requires_grad_(False)
 
 

@@ -22,7 +22,6 @@ from ectorch.watch import watch
 
 _WORTH_A_WORD = 0.1  # share of the bytes
 _CODEBOOK_LR_SCALE = 0.1  # codebooks that move fast collapse
-_STAY = "_ectorch_stay"  # names that a module's user had frozen before their symbols were
 
 
 def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
@@ -245,27 +244,24 @@ def freeze_symbols(model: nn.Module) -> nn.Module:
     """
     check_module("freeze_symbols", model)
     check_finite(model)
-    staying = {
-        module: frozenset(name for name in layers.constraints(module) if stays(module, name))
+    trained = {  # of all, before the first is frozen: modules may share a Parameter
+        (module, name): layers.trained_names(module, name)
         for module in model.modules()
-    }  # of all, before the first is frozen: modules may share a Parameter
-    for module, names in staying.items():
-        for name in layers.constraints(module):
-            layers.freeze(module, name)
-        module.__dict__.pop(_STAY, None)
-        if names:
-            module.__dict__[_STAY] = names
+        for name in layers.constraints(module)
+    }
+    for (module, name), names in trained.items():
+        layers.freeze(module, name, names)
     return model
 
 
 def stays(module: nn.Module, name: str) -> bool:
     """Whether a constrained parameter is frozen by its user, not by `freeze_symbols` alone."""
-    if all(tensor.requires_grad for tensor in layers.variables(module, name).values()):
-        return False
-    if layers.frozen_symbols(module, name) is None or name in module.__dict__.get(_STAY, ()):
-        return True
-    log_gaps = module._parameters[f"{name}_log_gaps"]
-    return log_gaps is not None and not log_gaps.requires_grad
+    trained, log_gaps = layers.trained_names(module, name), module._parameters[f"{name}_log_gaps"]
+    if layers.frozen_symbols(module, name) is not None:
+        trained = layers.constraints(module)[name].trained
+        if log_gaps is not None and not log_gaps.requires_grad:
+            return True
+    return len(trained) < len(layers.variables(module, name))
 
 
 def convert(model: nn.Module) -> nn.Module:
