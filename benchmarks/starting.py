@@ -143,11 +143,13 @@ def main() -> None:
     }
     arguments.out.write_text(json.dumps(written, indent=2) + "\n")
     if arguments.page:
-        page = arguments.page.read_text()
-        table = f"{BEGIN}\n{table_of(written)}\n{END}"
-        arguments.page.write_text(
-            re.sub(f"{BEGIN}.*?{END}", lambda _: table, page, flags=re.DOTALL)
-        )
+        write_table(written, arguments.page)
+
+
+def write_table(written: dict[str, Any], page: Path) -> None:
+    table = f"{BEGIN}\n{table_of(written)}\n{END}"
+    old = re.compile(f"{BEGIN}.*?{END}", re.DOTALL)
+    page.write_text(old.sub(lambda _: table, page.read_text()))
 
 
 if __name__ == "__main__":
