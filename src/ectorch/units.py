@@ -162,6 +162,7 @@ def _dead(chain: Chain, fold: bool) -> tuple[Tensor, Tensor]:
     biased = chain.first._parameters["bias"] is not None
     dtype = weight_of(chain.first).dtype
     constant = _hard(chain.first, "bias") if biased else torch.zeros_like(fed, dtype=dtype)
+    constant = constant.clone()  # steps may be in place
     for step in chain.steps:
         constant = step(constant)
     pads = chain.second.__dict__.get("padding", 0) not in (0, (0,), (0, 0), (0, 0, 0), "valid")

@@ -45,6 +45,17 @@ class Between(nn.Module):
         return self.b(F.relu(self.middle(self.a(x))))
 
 
+class Called(nn.Module):
+    """A function, as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
 class Scaled(nn.Linear):
     """A layer of the user's own: torch's, but each unit has its own factor."""
 
@@ -162,6 +173,19 @@ def test_nothing_changes(name, prepared):
         final = ec.finalize(net)
     with torch.no_grad():
         torch.testing.assert_close(call(final, inputs), call(plain, inputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [nn.ReLU(inplace=True), nn.ELU(inplace=True), torch.relu_, partial(F.relu, inplace=True)],
+    ids=str,
+)
+@pytest.mark.parametrize("rewrite", [ec.finalize, ec.remove_dead_units])
+def test_activations_in_place_leave_biases(rewrite, activation):
+    net, x = Between(Called(activation)), torch.randn(5, 4)
+    before = net(x)
+    rewrite(net)
+    torch.testing.assert_close(net(x), before, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["another method", "a part that is called"])
