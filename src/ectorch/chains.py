@@ -24,7 +24,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ectorch.layers import kind_of
-from ectorch.tracing import tensors_of, tensors_read, trace
+from ectorch.tracing import Path, shared, tensors_of, trace
 
 # and their dimensions of space
 CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
@@ -108,13 +108,13 @@ def find_chains(
         UnsupportedLayerError: when the network cannot be traced: what is in the way.
     """
     modules = dict(model.named_modules())
-    paths = [_Path(graph, modules, ranks or {}, forward_only) for graph in trace(model)]
-    owners = Counter(id(t) for module in modules.values() for t in tensors_of(module))
+    paths = [_Path(path, modules, ranks or {}, forward_only) for path in trace(model)]
+    twice = shared(tensor for module in modules.values() for tensor in tensors_of(module))
     return [
         chain
         for chain in paths[0].chains.values()
         if all(path.allows(chain) for path in paths)
-        and all(owners[id(tensor)] == 1 for m in chain.modules for tensor in tensors_of(m))
+        and not any(id(tensor) in twice for m in chain.modules for tensor in tensors_of(m))
         and not _is_watched(chain, modules)
         and (forward_only or not _is_exposed(chain, modules))
     ]
@@ -132,16 +132,16 @@ class _Path:
 
     def __init__(
         self,
-        graph: fx.Graph,
+        path: Path,
         modules: Mapping[str, nn.Module],
         ranks: Mapping[nn.Module, int],
         batched: bool,
     ) -> None:
         self._modules, self._ranks, self._batched = modules, ranks, batched
-        called = [modules[str(n.target)] for n in graph.nodes if n.op == "call_module"]
-        self._calls = Counter(map(id, called))
-        self._read = tensors_read(modules[""], graph)
-        found = (self._follow(node) for node in graph.nodes)
+        nodes = path.graph.nodes
+        self._calls = Counter(id(modules[str(n.target)]) for n in nodes if n.op == "call_module")
+        self._read = path.read
+        found = (self._follow(node) for node in nodes)
         self.chains = {(chain.names, chain.places): chain for chain in found if chain is not None}
 
     def allows(self, chain: Chain) -> bool:

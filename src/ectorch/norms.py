@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ectorch.batches import Batches, Run, check_runs, joined, listed
 from ectorch.errors import ConfigError, UnsupportedLayerError
-from ectorch.tracing import tensors_of, tensors_read, trace
+from ectorch.tracing import shared, tensors_of, trace
 
 _LEVELS = (129, 513, 2049, 8193, 32769)
 _TOLERANCE = 0.01  # of the deviation of a channel's output
@@ -131,16 +131,14 @@ def _run_with_hooks(
 
 def _norms(model: nn.Module) -> list[Any]:  # their buffers may be None to torch's types
     """Batch norms with statistics, whose tensors nothing but they has or reads."""
-    owners = Counter(id(tensor) for module in model.modules() for tensor in tensors_of(module))
+    twice = shared(tensor for module in model.modules() for tensor in tensors_of(module))
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     try:
         paths = trace(model) if norms else []
-        read = {tensor for graph in paths for tensor in tensors_read(model, graph)}
+        read = {tensor for path in paths for tensor in path.read}
     except UnsupportedLayerError:
         read = set()
-    return [
-        m for m in norms if all(owners[id(t)] == 1 and id(t) not in read for t in tensors_of(m))
-    ]
+    return [m for m in norms if all(id(t) not in twice | read for t in tensors_of(m))]
 
 
 def _restore(norm: Any, mean: Tensor, variance: Tensor) -> None:
