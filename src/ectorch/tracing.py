@@ -10,7 +10,7 @@ import gc
 import inspect
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -121,42 +121,51 @@ def shared(tensors: Iterable[Tensor]) -> set[int]:
 
 
 class Reads(TorchFunctionMode):
-    """Notes meanwhile which tensors torch's functions are given, but for those that ask a form."""
+    """Notes meanwhile which of a network's tensors torch's functions are given, or parts of them.
 
-    def __init__(self) -> None:
+    A function that asks a form alone does not read.
+
+    Attributes:
+        found: ids of Parameters and buffers.
+        paused: nothing is noted.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.tensors: list[Tensor] = []
+        own = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+        self._own = {name: span(tensor) for name, tensor in own.items()}
+        self.found: set[int] = set()
+        self.paused = False
+
+    def note(self, value: Any) -> None:
+        """Of all tensors in ``value``."""
+        for leaf in pytree.tree_leaves(value):
+            if isinstance(leaf, Tensor):
+                place = span(leaf)
+                self.found.update(
+                    name for name, own in self._own.items() if name == id(leaf) or _meet(own, place)
+                )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         owner = getattr(func, "__self__", None)  # of a property it is the property
         name = getattr(owner if func.__name__ == "__get__" else func, "__name__", "")
-        if name not in _FORMS and (not name.startswith("is_") or name == "is_nonzero"):
-            given = pytree.tree_leaves((args, kwargs))
-            self.tensors += [leaf for leaf in given if isinstance(leaf, Tensor)]
+        asks = name in _FORMS or (name.startswith("is_") and name != "is_nonzero")
+        if not asks and not self.paused:
+            self.note((args, kwargs))
         return func(*args, **(kwargs or {}))
 
 
-def among(model: nn.Module, read: Sequence[Tensor]) -> frozenset[int]:
-    """Ids of the Parameters and buffers of ``model`` that ``read`` are, or reach into."""
-    own = {id(t): t for t in chain(model.parameters(), model.buffers())}
-    met = {id(tensor) for tensor in read}
-    places = {place for tensor in read if (place := span(tensor)) is not None}
-    return frozenset(
-        name
-        for name, tensor in own.items()
-        if name in met or any(_meet(span(tensor), place) for place in places)
-    )
-
-
-def _meet(one: Span | None, other: Span) -> bool:
-    return one is not None and one[0] == other[0] and one[1] < other[2] and other[1] < one[2]
+def _meet(one: Span | None, other: Span | None) -> bool:
+    if one is None or other is None:
+        return False
+    return one[0] == other[0] and one[1] < other[2] and other[1] < one[2]
 
 
 def _trace(model: nn.Module, training: bool, gradients: bool, given: dict[str, Any]) -> Path | None:
     """One path; None where the network fails on it since an argument is None."""
     for module in model.modules():
         module.training = training
-    tracer, reads = _Tracer(), Reads()
+    tracer, reads = _Tracer(), Reads(model)
     with _as_it_was(model) as held:
         try:
             with torch.set_grad_enabled(gradients), reads:
@@ -174,7 +183,8 @@ def _trace(model: nn.Module, training: bool, gradients: bool, given: dict[str, A
         if tracer.is_held():
             raise UnsupportedLayerError(f"{type(model).__name__}.forward keeps what it computes")
         _check_graph(model, graph)
-        return Path(graph, among(model, [*reads.tensors, *_fetched(model, graph)]))
+        reads.note([*_fetched(model, graph)])
+        return Path(graph, frozenset(reads.found))
 
 
 def _is_of_none(error: Exception) -> bool:
@@ -248,22 +258,17 @@ def _comes_with_torch(value: Any) -> bool:
     return (getattr(value, "__module__", None) or "").startswith("torch.")
 
 
-def _fetched(model: nn.Module, graph: fx.Graph) -> Iterator[Tensor]:
-    """Tensors that ``forward`` takes from attributes, or that modules of torch find in others."""
+def _fetched(model: nn.Module, graph: fx.Graph) -> Iterator[Any]:
+    """What ``forward`` takes from attributes, and the tensors modules of torch find in others."""
     for node in graph.nodes:
         if node.op == "get_attr":
-            value = _attribute(model, str(node.target))
-            yield from (leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor))
+            holder, _, name = str(node.target).rpartition(".")
+            yield getattr(model.get_submodule(holder), name)
         elif node.op == "call_module":
             caller = model.get_submodule(str(node.target))
             for module in caller.modules():
                 if module is not caller:
                     yield from tensors_of(module)
-
-
-def _attribute(model: nn.Module, path: str) -> Any:
-    holder, _, name = path.rpartition(".")
-    return getattr(model.get_submodule(holder), name)
 
 
 def _arguments(model: nn.Module) -> dict[str, tuple[Any, ...]]:
