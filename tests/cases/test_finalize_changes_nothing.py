@@ -220,6 +220,11 @@ CASES = {
         torch.randn(1, 4, 4),
         None,
     ),
+    "a signal without a batch": (
+        nn.Sequential(nn.Conv1d(3, 6, 3, padding=1), nn.BatchNorm1d(6), nn.Conv1d(6, 2, 1)),
+        torch.randn(3, 6),
+        None,
+    ),
     "a linear layer over space": (_conv_pair(last=nn.Linear(4, 4)), IMAGES, None),
     "a norm of what was flattened": (
         _conv_pair(nn.Flatten(), nn.BatchNorm1d(96), last=nn.Linear(96, 2)),
@@ -447,6 +452,37 @@ def test_hooks_see_what_they_saw(watch):
     assert ec.remove_dead_units(net) == 0
     net(torch.randn(3, 4)).sum().backward()
     assert seen
+
+
+@pytest.mark.parametrize(
+    "register",
+    ["module_forward_hook", "module_forward_pre_hook", "module_full_backward_hook"],
+)
+def test_hooks_of_all_modules_see_what_they_saw(register):
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    handle = getattr(nn.modules.module, f"register_{register}")(lambda *given: None)
+    try:
+        assert find_chains(net) == []
+    finally:
+        handle.remove()
+    assert len(find_chains(net)) == 1
+
+
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_layers_with_tensors_of_the_users_own_stay(where):
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)).eval()
+    net = nn.Sequential(nn.Flatten(), *net)
+    assert len(find_chains(net)) == 1
+    net[1 + where].register_buffer("note", torch.zeros(3))
+    assert find_chains(net) == []
+
+
+def test_norms_of_signals_are_passed_where_no_signal_comes_alone():
+    net = CASES["a signal without a batch"][0]
+    assert find_chains(net) == []
+    assert len(find_chains(net, forward_only=True)) == 1
+    assert len(find_chains(net, ranks={net[0]: 3})) == 1
+    assert find_chains(net, ranks={net[0]: 2}) == []
 
 
 @pytest.mark.parametrize(
