@@ -10,11 +10,12 @@ import gc
 import inspect
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, product
+from logging import Logger
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -67,13 +68,13 @@ def trace(model: nn.Module) -> list[Path]:
     name = type(model).__name__
     _check_forward(model)
     arguments = _arguments(model)
-    variants = list(product((False, True), (True, False), *arguments.values()))
+    variants = list(product(_modes(model), (True, False), *arguments.values()))
     if len(variants) > _MOST_PATHS:
         raise UnsupportedLayerError(f"{name}.forward has {len(variants)} paths to trace")
     with _as_it_was(model), layers.unconstrained(model):
         paths = [
-            _trace(model, training, gradients, dict(zip(arguments, values, strict=True)))
-            for training, gradients, *values in variants
+            _trace(model, modes, gradients, dict(zip(arguments, values, strict=True)))
+            for modes, gradients, *values in variants
         ]
     taken = [path for path in paths if path is not None]
     if not taken:
@@ -94,6 +95,8 @@ def span(tensor: Tensor) -> Span | None:
     try:
         start = tensor.data_ptr()
     except RuntimeError:  # a tensor that others make up
+        start = 0
+    if not start:
         return None
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     last = sum((size - 1) * stride for size, stride in steps)
@@ -161,9 +164,18 @@ def _meet(one: Span | None, other: Span | None) -> bool:
     return one[0] == other[0] and one[1] < other[2] and other[1] < one[2]
 
 
-def _trace(model: nn.Module, training: bool, gradients: bool, given: dict[str, Any]) -> Path | None:
+def _modes(model: nn.Module) -> list[dict[nn.Module, bool]]:
+    """Whether each module is training: none, all, or those that are now."""
+    now = {module: module.training for module in model.modules()}
+    none_and_all = [dict.fromkeys(now, training) for training in (False, True)]
+    return none_and_all if now in none_and_all else [*none_and_all, now]
+
+
+def _trace(
+    model: nn.Module, modes: Mapping[nn.Module, bool], gradients: bool, given: dict[str, Any]
+) -> Path | None:
     """One path; None where the network fails on it since an argument is None."""
-    for module in model.modules():
+    for module, training in modes.items():
         module.training = training
     tracer, reads = _Tracer(), Reads(model)
     with _as_it_was(model) as held:
@@ -178,6 +190,10 @@ def _trace(model: nn.Module, training: bool, gradients: bool, given: dict[str, A
             raise UnsupportedLayerError(
                 f"torch.fx cannot trace {type(model).__name__}: {error}"
             ) from error
+        if tracer.asked is not None:
+            raise UnsupportedLayerError(
+                f"torch.fx cannot trace {type(model).__name__}: {tracer.asked}"
+            )
         if any(_contents(container) != before for container, _, before in held):
             raise UnsupportedLayerError(f"{type(model).__name__}.forward writes to its attributes")
         if tracer.is_held():
@@ -203,11 +219,25 @@ class _Tracer(fx.Tracer):
     def __init__(self) -> None:
         super().__init__()
         self._made: list[weakref.ref[fx.Proxy]] = []
+        self.asked: Exception | None = None  # for values, which there are none of
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         made = super().proxy(node)
         self._made.append(weakref.ref(made))
         return made
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        return bool(self._noted(super().to_bool, obj))
+
+    def iter(self, obj: fx.Proxy) -> Any:
+        return self._noted(super().iter, obj)
+
+    def _noted(self, ask: Callable[[fx.Proxy], Any], obj: fx.Proxy) -> Any:
+        try:
+            return ask(obj)
+        except Exception as error:  # the network may catch it, and go where no call would go
+            self.asked = error
+            raise
 
     def is_held(self) -> bool:
         """Whether anything still holds what was traced: from there it could be read."""
@@ -317,8 +347,8 @@ def _fields(value: Any) -> Any:
     """What an object holds that is no container itself; None where it is not looked into."""
     if isinstance(value, (tuple, frozenset)):
         return tuple(value)
-    if isinstance(value, (type, ModuleType, FunctionType, MethodType, Tensor)):
-        return None
+    if isinstance(value, (type, ModuleType, FunctionType, MethodType, Tensor, Logger)):
+        return None  # a logger notes its levels
     fields = getattr(value, "__dict__", None)
     return fields if isinstance(fields, dict) else None
 

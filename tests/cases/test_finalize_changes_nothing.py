@@ -404,6 +404,36 @@ def test_a_path_on_which_a_missing_argument_fails_is_none():
         find_chains(Fails(""))
 
 
+@pytest.mark.parametrize(
+    "ask", [lambda h: bool(h.sum() > 0), lambda h: [*h]], ids=["a truth", "rows"]
+)
+def test_a_network_that_catches_what_the_trace_raises_is_not_traced(ask):
+    class Catches(Asks):
+        def forward(self, x):
+            h = F.relu(self.a(x))
+            try:
+                ask(h)
+            except Exception:
+                return self.b(h)
+            return h
+
+    with pytest.raises(UnsupportedLayerError, match="cannot trace"):
+        find_chains(Catches(""))
+
+
+def test_parts_in_eval_mode_are_traced_as_they_are():
+    class Mixed(Asks):
+        def forward(self, x):
+            h = F.relu(self.a(x))
+            return h if self.training and not self.a.training else self.b(h)
+
+    net = Mixed("").train()
+    assert len(find_chains(net)) == 1
+    net.a.eval()
+    assert find_chains(net) == []
+    assert (net.training, net.a.training, net.b.training) == (True, False, True)
+
+
 def test_what_asks_the_form_of_weights_alone_does_not_read_them():
     def read(net):
         first = next(net.parameters())
