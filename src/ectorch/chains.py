@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from ectorch.layers import kind_of
-from ectorch.tracing import tensors_of, tensors_read, trace
+from ectorch.layers import constraints, kind_of
+from ectorch.tracing import Path, shared, tensors_of, trace
 
 # and their dimensions of space
 CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
@@ -108,13 +108,13 @@ def find_chains(
         UnsupportedLayerError: when the network cannot be traced: what is in the way.
     """
     modules = dict(model.named_modules())
-    paths = [_Path(graph, modules, ranks or {}, forward_only) for graph in trace(model)]
-    owners = Counter(id(t) for module in modules.values() for t in tensors_of(module))
+    paths = [_Path(path, modules, ranks or {}, forward_only) for path in trace(model)]
+    twice = shared(tensor for module in modules.values() for tensor in tensors_of(module))
     return [
         chain
         for chain in paths[0].chains.values()
         if all(path.allows(chain) for path in paths)
-        and all(owners[id(tensor)] == 1 for m in chain.modules for tensor in tensors_of(m))
+        and not any(id(tensor) in twice for m in chain.modules for tensor in tensors_of(m))
         and not _is_watched(chain, modules)
         and (forward_only or not _is_exposed(chain, modules))
     ]
@@ -132,16 +132,16 @@ class _Path:
 
     def __init__(
         self,
-        graph: fx.Graph,
+        path: Path,
         modules: Mapping[str, nn.Module],
         ranks: Mapping[nn.Module, int],
         batched: bool,
     ) -> None:
         self._modules, self._ranks, self._batched = modules, ranks, batched
-        called = [modules[str(n.target)] for n in graph.nodes if n.op == "call_module"]
-        self._calls = Counter(map(id, called))
-        self._read = tensors_read(modules[""], graph)
-        found = (self._follow(node) for node in graph.nodes)
+        nodes = path.graph.nodes
+        self._calls = Counter(id(modules[str(n.target)]) for n in nodes if n.op == "call_module")
+        self._read = path.read
+        found = (self._follow(node) for node in nodes)
         self.chains = {(chain.names, chain.places): chain for chain in found if chain is not None}
 
     def allows(self, chain: Chain) -> bool:
@@ -159,7 +159,7 @@ class _Path:
 
     def _layer(self, node: fx.Node) -> nn.Module | None:
         module = self._module(node)
-        fits = module is not None and _is_plain(module, LAYERS) and "weight" in module._parameters
+        fits = module is not None and _is_plain(module, LAYERS) and _is_whole(module)
         return module if fits and getattr(module, "groups", 1) == 1 else None
 
     def _follow(self, start: fx.Node) -> Chain | None:
@@ -178,14 +178,25 @@ class _Path:
                 places = _places(second, units, space)
                 chain = (*names, str(node.target)), first, second, tuple(steps), tuple(norms)
                 return Chain(*chain, places) if places else None
-            if space and _flattens(node, module) and not (self._batched or first in self._ranks):
-                return None  # of one image it would flatten space alone
+            if self._may_meet_one(node, module, space) and not self._is_batched(first):
+                return None
             step, space = _step(node, space) if module is None else _step_of(module, units, space)
             names.append(_function_name(node) + "()" if module is None else str(node.target))
             steps.append(step)
             if module is not None and _is_plain(module, NORMS):
                 norms.append(module)
         return None
+
+    def _may_meet_one(self, node: fx.Node, module: nn.Module | None, space: _Space) -> bool:
+        """Whether ``node`` would do something else to one example without a batch.
+
+        A flatten would flatten space alone, a norm of one dimension normalize space.
+        """
+        one_dimensional = module is not None and kind_of(module) is nn.BatchNorm1d
+        return bool(space and (_flattens(node, module) or one_dimensional))
+
+    def _is_batched(self, layer: nn.Module) -> bool:
+        return self._batched or layer in self._ranks
 
     def _space(self, node: fx.Node, layer: nn.Module) -> _Space:
         """Where the units of ``layer`` are in its output; -1 where that is not known."""
@@ -218,6 +229,25 @@ def _is_plain(module: nn.Module, kinds: Any) -> bool:
     return kind_of(module) in kinds and "forward" not in module.__dict__
 
 
+def own_names(module: nn.Module) -> list[str]:
+    """Parameters and buffers of a layer or norm itself, without what constraining it added."""
+    added = {
+        f"{name}_{suffix}"
+        for name, constraint in constraints(module).items()
+        for suffix in constraint.added
+    }
+    tensors = module._parameters | module._buffers
+    return [name for name, tensor in tensors.items() if tensor is not None and name not in added]
+
+
+def _is_whole(module: nn.Module) -> bool:
+    """Whether a layer or norm has its own tensors, not computed ones, and none that users added."""
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    known = {"weight", "bias", *(statistics if kind_of(module) in NORMS else ())}
+    vectors = module._parameters.keys() >= {"weight", "bias"}
+    return vectors and known.issuperset(own_names(module))
+
+
 def _places(second: nn.Module, units: int, space: _Space) -> int:
     """Inputs of the second layer that each unit feeds, one after the other; 0 if it is not so."""
     inputs, dims = weight_of(second).shape[1], CONVOLUTIONS.get(kind_of(second))
@@ -230,6 +260,7 @@ def _step_of(module: Any, units: int, space: _Space) -> tuple[Step, _Space]:
     """What a module makes of values that are constant over space, and where units are then."""
     if _is_plain(module, NORMS):
         fits = space in NORMS[kind_of(module)] and module.num_features == units
+        fits = fits and _is_whole(module)
         return partial(_normalize, module), space if fits and module.track_running_stats else _LOST
     if _is_plain(module, _POOLS):
         return _keep, space if space == _POOLS[kind_of(module)] else _LOST
@@ -313,7 +344,9 @@ def _normalize(norm: Any, values: Tensor) -> Tensor:
 
 
 def _is_watched(chain: Chain, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether hooks see the modules of a chain, those that hold them, or their parameters."""
+    """Whether hooks see the modules of a chain, those that hold them, all, or their parameters."""
+    if any(getattr(torch.nn.modules.module, f"_global{hooks}") for hooks in _HOOKS):
+        return True
     passed = [name for name in chain.names if name in modules]
     holders = {holder for name in passed for holder in _holders(name)}
     seen = {*passed, *holders}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from numbers import Real
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from ectorch.errors import ConfigError, UnsupportedLayerError
 from ectorch.layers import constraints
+from ectorch.tracing import span
 
 Place = tuple[str, nn.Module, str, Tensor]  # full name, module, its own name of it, the Parameter
 
@@ -108,13 +108,37 @@ def _problem_of_values(parameter: Tensor) -> str:
 
 def _overlaps(places: Sequence[Place]) -> Iterator[str]:
     """Pairs of different Parameters that lie in the same memory: each would get its own values."""
-    spans = sorted(
-        {
-            (str(p.device), p.data_ptr(), p.data_ptr() + p.nbytes, full_name)
-            for full_name, p in {id(p): (full_name, p) for full_name, _, _, p in places}.values()
-            if p.numel() and p.is_contiguous()
-        }
-    )
-    for (device, _, end, name), (other_device, start, _, other) in pairwise(spans):
-        if device == other_device and start < end:
-            yield f"{name} and {other} lie in the same memory: make them one Parameter, or copies"
+    named = {id(p): (full_name, p) for full_name, _, _, p in places}.values()
+    spans = sorted((own, full_name) for full_name, p in named if (own := span(p)) is not None)
+    tensors = dict(named)
+    for index, ((device, _, end), name) in enumerate(spans):
+        for (other_device, start, _), other in spans[index + 1 :]:
+            if device != other_device or start >= end:
+                break
+            if _share(tensors[name], tensors[other]):
+                yield (
+                    f"{name} and {other} lie in the same memory: make them one Parameter, or copies"
+                )
+
+
+def _share(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors whose memory is entwined have a number in common.
+
+    Those without gaps have; others may be columns side by side.
+    """
+    if _is_dense(one) and _is_dense(other):
+        return True
+    return bool(torch.isin(_places(one), _places(other)).any())
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    own = span(tensor)
+    return own is not None and own[2] - own[1] == tensor.nbytes
+
+
+def _places(tensor: Tensor) -> Tensor:
+    """Where each number of ``tensor`` begins."""
+    place = torch.tensor(tensor.data_ptr())
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        place = place[..., None] + torch.arange(size) * (stride * tensor.element_size())
+    return place.flatten()

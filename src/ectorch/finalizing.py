@@ -38,7 +38,7 @@ def finalize(
         batches: training inputs, a few thousand examples in all: tensors, tuples of arguments or
             dicts of named ones; or a function that calls the network it is given, once. They tell
             the statistics of batch norms, which would else be those of the training, and may ruin
-            the network.
+            the network; and how many dimensions all its inputs have.
         norm_levels: see `ectorch.discretize_norms`.
         forward_only: the network is used through its ``forward`` alone, on batches: no other
             method of it, and nobody who calls a part of it, needs hidden units where they are.

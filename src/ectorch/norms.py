@@ -7,8 +7,10 @@ They stay beside the convolution's weights: multiplied into them they would spoi
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Any
 
@@ -18,8 +20,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ectorch.batches import Batches, Run, check_runs, joined, listed
 from ectorch.errors import ConfigError, UnsupportedLayerError
-from ectorch.tracing import tensors_of, tensors_read, trace
+from ectorch.layers import kind_of
+from ectorch.tracing import Reads, shared, tensors_of, trace
 
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _LEVELS = (129, 513, 2049, 8193, 32769)
 _TOLERANCE = 0.01  # of the deviation of a channel's output
 
@@ -34,8 +39,10 @@ def discretize_norms(
     pass of all ``batches`` at once meets each norm behind those already rounded, so that errors do
     not add up. Afterwards ``running_mean`` is 0 and ``running_var`` 1, ``weight`` and ``bias`` lie
     on grids. Norms without weight and bias only get new statistics. Norms that share a tensor, or
-    that the pass calls more than once, are left as they are, and so are those that were discretized
-    before, or never trained.
+    that the pass calls more than once, or that anything else reads, are left as they are; so are
+    those of other classes than torch's, and those that were discretized before, or never trained.
+    Who reads them is not known of a network that torch.fx cannot trace: a call of it on ``batches``
+    tells; without any they are left, with a warning.
 
     Args:
         model: plain, with or without batch norms; left in eval mode.
@@ -58,7 +65,7 @@ def discretize_norms(
         check_runs(model, given)
         round_ = partial(_discretize, levels=levels, tolerance=_TOLERANCE)
         return _pass(model.eval(), given, round_)
-    for norm in _norms(model):
+    for norm in _norms(model, None):
         _discretize(norm, norm.running_mean, norm.running_var, levels, tolerance=0.0)
     return model.eval()
 
@@ -91,18 +98,22 @@ def restore_norms(model: nn.Module, batches: Batches) -> nn.Module:
 
 def has_statistics(model: nn.Module) -> bool:
     """Whether the network has batch norms that gathered statistics while it trained."""
-    return any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
+    return any(map(_gathers, model.modules()))
+
+
+def _gathers(module: nn.Module) -> bool:
+    return isinstance(module, _BatchNorm) and module.track_running_stats
 
 
 def _pass(
     model: nn.Module, batches: list[Any] | Run, use: Callable[[Any, Tensor, Tensor], None]
 ) -> nn.Module:
     """Hand each norm to ``use`` with mean and variance of its input, before it computes."""
-    norms = _norms(model)
+    few = joined(batches, most=2)
+    norms = _norms(model, few)
     if not norms:
         return model
     calls: Counter[nn.Module] = Counter()
-    few = joined(batches, most=2)
     _run_with_hooks(model, few, norms, lambda norm, _: calls.update([norm]))
 
     def measure(norm: _BatchNorm, inputs: tuple[Tensor]) -> None:
@@ -129,18 +140,65 @@ def _run_with_hooks(
             handle.remove()
 
 
-def _norms(model: nn.Module) -> list[Any]:  # their buffers may be None to torch's types
-    """Batch norms with statistics, whose tensors nothing but they has or reads."""
-    owners = Counter(id(tensor) for module in model.modules() for tensor in tensors_of(module))
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+def _norms(model: nn.Module, run: Run | None) -> list[Any]:  # to torch some tensors may be None
+    """Batch norms with statistics, whose tensors nothing but they has or reads.
+
+    Where the network cannot be traced, ``run`` shows who reads them; without one they are left,
+    with a warning.
+    """
+    twice = shared(tensor for module in model.modules() for tensor in tensors_of(module))
+    norms = [m for m in model.modules() if _is_whole(m) and not _has_any(m, twice)]
     try:
-        paths = trace(model) if norms else []
-        read = {tensor for graph in paths for tensor in tensors_read(model, graph)}
-    except UnsupportedLayerError:
-        read = set()
-    return [
-        m for m in norms if all(owners[id(t)] == 1 and id(t) not in read for t in tensors_of(m))
-    ]
+        paths = trace(model) if has_statistics(model) else []
+        return [m for m in norms if not any(_has_any(m, path.read) for path in paths)]
+    except UnsupportedLayerError as error:
+        read = _read_in(model, norms, run) if run is not None else None
+        safe = [m for m in norms if read is not None and not _has_any(m, read)]
+        left = [
+            name
+            for name, m in model.named_modules()
+            if _gathers(m) and m not in safe and not _has_any(m, twice) and not _is_discretized(m)
+        ]
+        if left:
+            names = ", ".join(left)
+            why = "" if run is None else ", and a call of it reads them elsewhere"
+            warnings.warn(f"batch norms stay as they are ({names}): {error}{why}", stacklevel=5)
+        return safe
+
+
+def _is_whole(module: Any) -> bool:
+    """Whether a module is torch's batch norm, with statistics, and with both vectors or neither."""
+    tensors = module._parameters | module._buffers
+    known = kind_of(module) in _NORMS and "forward" not in vars(module)
+    return (
+        known
+        and module.track_running_stats
+        and all(tensors.get(name) is not None for name in _STATISTICS)
+        and all((tensors.get(name, 0) is not None) == module.affine for name in ("weight", "bias"))
+        and tensors.keys() >= {"weight", "bias"}  # else they are computed
+    )
+
+
+def _has_any(module: nn.Module, tensors: AbstractSet[int]) -> bool:
+    return any(id(tensor) in tensors for tensor in tensors_of(module))
+
+
+def _read_in(model: nn.Module, norms: list[Any], run: Run) -> set[int]:
+    """Which tensors of ``norms`` are read in a run of the network, but by their own calls."""
+    reads = Reads(model)
+
+    def pause(norm: Any, *_: Any) -> None:
+        reads.paused = not reads.paused
+
+    handles = [norm.register_forward_pre_hook(pause) for norm in norms]
+    handles += [norm.register_forward_hook(pause, prepend=True) for norm in norms]
+    try:
+        with reads:
+            run(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return reads.found
 
 
 def _restore(norm: Any, mean: Tensor, variance: Tensor) -> None:
@@ -157,13 +215,17 @@ def _discretize(
 ) -> None:
     if _is_discretized(norm):
         return
-    norm.num_batches_tracked.zero_()
     if not norm.affine:
+        norm.num_batches_tracked.zero_()
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance)
         return
-    # an input that never changes is normalized to 0
-    scale = torch.where(variance > 0, norm.weight / (variance + norm.eps).sqrt(), 0.0)
+    scale = norm.weight / (variance + norm.eps).sqrt()
+    if tolerance:  # an input that never changes is normalized to 0, as measured
+        scale = torch.where(variance > 0, scale, 0.0)
+    if not scale.isfinite().all():
+        return
+    norm.num_batches_tracked.zero_()
     root = (1 + norm.eps) ** 0.5
     deviation = scale.abs() * variance.sqrt()
     # half for the output's deviation, and half for its mean
@@ -177,6 +239,8 @@ def _discretize(
 
 def _is_discretized(norm: Any) -> bool:
     """Whether this was done already: other statistics would normalize a second time."""
+    if norm.running_mean is None or norm.running_var is None:
+        return True  # there is nothing to be done
     untrained = not norm.num_batches_tracked and not norm.running_mean.any()
     return bool(untrained and (norm.running_var == 1).all())
 

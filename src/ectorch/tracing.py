@@ -1,44 +1,85 @@
 """What a network's ``forward`` computes, for every way it may be called: graphs of torch.fx.
 
-One graph is one path. A network may take others in training mode, or when an argument is left out:
-each of them is traced.
+One graph is one path. A network may take others in training mode, without gradients, or when an
+argument is left out: each of them is traced.
 """
 
 from __future__ import annotations
 
+import gc
 import inspect
-from collections.abc import Iterator
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import product
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, product
+from logging import Logger
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from ectorch import layers
 from ectorch.errors import UnsupportedLayerError
 
-_MOST_PATHS = 64
+_MOST_PATHS = 128
+_MOST_HELD = 10_000  # containers that are watched, and what one of them holds
 _PROXY = object()  # an argument whose value the trace leaves open
+# what a network may ask of a tensor that says nothing of its values
+_FORMS = {
+    *("shape", "size", "__len__", "dim", "ndim", "ndimension", "numel", "nelement", "names"),
+    *("dtype", "itemsize", "element_size", "nbytes", "device", "get_device", "requires_grad"),
+    *("layout", "stride", "storage_offset"),
+}
+
+Span = tuple[str, int, int]  # device, first byte, and the one past the last
 
 
-def trace(model: nn.Module) -> list[fx.Graph]:
-    """The graphs of a network in eval and in training mode, with and without optional arguments.
+@dataclass(frozen=True)
+class Path:
+    """One path through a network.
+
+    Attributes:
+        graph: what is computed.
+        read: ids of the Parameters and buffers that are read on it other than by the call of their
+            own module: by ``forward`` itself, or by a module of torch that holds theirs.
+    """
+
+    graph: fx.Graph
+    read: frozenset[int]
+
+
+def trace(model: nn.Module) -> list[Path]:
+    """The paths of a network: training or not, with gradients or not, arguments given or None.
 
     The network is left as it is; constrained parameters are traced as plain ones.
 
     Raises:
-        UnsupportedLayerError: when a path cannot be traced, or ``forward`` writes to attributes of
-            the network, from which anything could be read later: what is in the way.
+        UnsupportedLayerError: when a path cannot be traced; when it calls code that no trace shows;
+            or when ``forward`` writes to anything from which it could be read later: what is in
+            the way.
     """
     name = type(model).__name__
-    variants = list(product((False, True), *_arguments(model).values()))
+    _check_forward(model)
+    arguments = _arguments(model)
+    variants = list(product(_modes(model), (True, False), *arguments.values()))
     if len(variants) > _MOST_PATHS:
         raise UnsupportedLayerError(f"{name}.forward has {len(variants)} paths to trace")
     with _as_it_was(model), layers.unconstrained(model):
-        return [
-            _trace(model, training, dict(zip(_arguments(model), values, strict=True)))
-            for training, *values in variants
+        paths = [
+            _trace(model, modes, gradients, dict(zip(arguments, values, strict=True)))
+            for modes, gradients, *values in variants
         ]
+    taken = [path for path in paths if path is not None]
+    if not taken:
+        raise UnsupportedLayerError(f"{name}.forward fails on every path that was traced")
+    return taken
 
 
 def tensors_of(module: nn.Module) -> list[Tensor]:
@@ -47,64 +88,292 @@ def tensors_of(module: nn.Module) -> list[Tensor]:
     return [tensor for tensor in held if tensor is not None]
 
 
-def tensors_read(model: nn.Module, graph: fx.Graph) -> set[int]:
-    """Which parameters and buffers ``forward`` reads itself, not by calls of their modules."""
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    names = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
-    return {id(tensors[name]) for name in names & tensors.keys()}
-
-
-def _trace(model: nn.Module, training: bool, given: dict[str, Any]) -> fx.Graph:
-    for module in model.modules():
-        module.training = training
-    before = _attributes(model)
+def span(tensor: Tensor) -> Span | None:
+    """The memory that a tensor reaches over; None where it has none of its own."""
+    if is_lazy(tensor) or tensor.layout != torch.strided or tensor.is_meta or not tensor.numel():
+        return None
     try:
-        graph = _Tracer().trace(
-            model, {name: value for name, value in given.items() if value is not _PROXY}
-        )
-    except Exception as error:  # tracing runs the network's own code
-        raise UnsupportedLayerError(
-            f"torch.fx cannot trace {type(model).__name__}: {error}"
-        ) from error
-    if _attributes(model) != before:
-        raise UnsupportedLayerError(f"{type(model).__name__}.forward writes to its attributes")
-    return graph
+        start = tensor.data_ptr()
+    except RuntimeError:  # a tensor that others make up
+        start = 0
+    if not start:
+        return None
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = sum((size - 1) * stride for size, stride in steps)
+    return str(tensor.device), start, start + (last + 1) * tensor.element_size()
+
+
+def shared(tensors: Iterable[Tensor]) -> set[int]:
+    """Ids of ``tensors`` that are among them twice, or reach over the same memory as another."""
+    found: set[int] = set()
+    seen: set[int] = set()
+    spans: list[tuple[Span, int]] = []
+    for tensor in tensors:
+        if id(tensor) in seen:
+            found.add(id(tensor))
+        elif (own := span(tensor)) is not None:
+            spans.append((own, id(tensor)))
+        seen.add(id(tensor))
+    farthest: tuple[Span, int] | None = None
+    for (device, start, end), tensor_id in sorted(spans):
+        if farthest is not None and farthest[0][0] == device and start < farthest[0][2]:
+            found |= {farthest[1], tensor_id}
+        if farthest is None or farthest[0][0] != device or end > farthest[0][2]:
+            farthest = (device, start, end), tensor_id
+    return found
+
+
+class Reads(TorchFunctionMode):
+    """Notes meanwhile which of a network's tensors torch's functions are given, or parts of them.
+
+    A function that asks a form alone does not read.
+
+    Attributes:
+        found: ids of Parameters and buffers.
+        paused: nothing is noted.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        own = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+        self._own = {name: span(tensor) for name, tensor in own.items()}
+        self.found: set[int] = set()
+        self.paused = False
+
+    def note(self, value: Any) -> None:
+        """Of all tensors in ``value``."""
+        for leaf in pytree.tree_leaves(value):
+            if isinstance(leaf, Tensor):
+                place = span(leaf)
+                self.found.update(
+                    name for name, own in self._own.items() if name == id(leaf) or _meet(own, place)
+                )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        owner = getattr(func, "__self__", None)  # of a property it is the property
+        name = getattr(owner if func.__name__ == "__get__" else func, "__name__", "")
+        asks = name in _FORMS or (name.startswith("is_") and name != "is_nonzero")
+        if not asks and not self.paused:
+            self.note((args, kwargs))
+        return func(*args, **(kwargs or {}))
+
+
+def _meet(one: Span | None, other: Span | None) -> bool:
+    if one is None or other is None:
+        return False
+    return one[0] == other[0] and one[1] < other[2] and other[1] < one[2]
+
+
+def _modes(model: nn.Module) -> list[dict[nn.Module, bool]]:
+    """Whether each module is training: none, all, or those that are now."""
+    now = {module: module.training for module in model.modules()}
+    none_and_all = [dict.fromkeys(now, training) for training in (False, True)]
+    return none_and_all if now in none_and_all else [*none_and_all, now]
+
+
+def _trace(
+    model: nn.Module, modes: Mapping[nn.Module, bool], gradients: bool, given: dict[str, Any]
+) -> Path | None:
+    """One path; None where the network fails on it since an argument is None."""
+    for module, training in modes.items():
+        module.training = training
+    tracer, reads = _Tracer(), Reads(model)
+    with _as_it_was(model) as held:
+        try:
+            with torch.set_grad_enabled(gradients), reads:
+                graph = tracer.trace(
+                    model, {name: value for name, value in given.items() if value is not _PROXY}
+                )
+        except Exception as error:  # tracing runs the network's own code
+            if None in given.values() and _is_of_none(error):
+                return None
+            raise UnsupportedLayerError(
+                f"torch.fx cannot trace {type(model).__name__}: {error}"
+            ) from error
+        if tracer.asked is not None:
+            raise UnsupportedLayerError(
+                f"torch.fx cannot trace {type(model).__name__}: {tracer.asked}"
+            )
+        if any(_contents(container) != before for container, _, before in held):
+            raise UnsupportedLayerError(f"{type(model).__name__}.forward writes to its attributes")
+        if tracer.is_held():
+            raise UnsupportedLayerError(f"{type(model).__name__}.forward keeps what it computes")
+        _check_graph(model, graph)
+        reads.note([*_fetched(model, graph)])
+        return Path(graph, frozenset(reads.found))
+
+
+def _is_of_none(error: Exception) -> bool:
+    """Whether the network itself fails, on an argument that is None, and not torch.fx on its code.
+
+    A call with that argument would fail as well, and compute nothing.
+    """
+    if type(error) in (TypeError, AttributeError):
+        return "NoneType" in str(error)
+    return type(error) in (ValueError, AssertionError)  # what the network refuses
 
 
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True  # a read of a buffer shows, as one of a parameter does
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: list[weakref.ref[fx.Proxy]] = []
+        self.asked: Exception | None = None  # for values, which there are none of
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        made = super().proxy(node)
+        self._made.append(weakref.ref(made))
+        return made
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        return bool(self._noted(super().to_bool, obj))
+
+    def iter(self, obj: fx.Proxy) -> Any:
+        return self._noted(super().iter, obj)
+
+    def _noted(self, ask: Callable[[fx.Proxy], Any], obj: fx.Proxy) -> Any:
+        try:
+            return ask(obj)
+        except Exception as error:  # the network may catch it, and go where no call would go
+            self.asked = error
+            raise
+
+    def is_held(self) -> bool:
+        """Whether anything still holds what was traced: from there it could be read."""
+        for generation in (1, 2):  # what refers to itself is young
+            if all(made() is None for made in self._made):
+                return False
+            gc.collect(generation)
+        return any(made() is not None for made in self._made)
+
+
+def _check_forward(model: nn.Module) -> None:
+    """Refuse a network whose class does not say what a call of it computes."""
+    own = "forward" in model.__dict__
+    if own or any(
+        getattr(type(model), name, None) is not getattr(nn.Module, name)
+        for name in ("__call__", "_call_impl", "_wrapped_call_impl")
+    ):
+        what = "a forward of its own" if own else "a class that overrides calls"
+        raise UnsupportedLayerError(f"this {type(model).__name__} has {what}: no trace shows it")
+
+
+def _check_graph(model: nn.Module, graph: fx.Graph) -> None:
+    """Refuse what a graph shows as a single step, but may read anything; or as never being None."""
+    for node in graph.nodes:
+        if node.op == "placeholder" and str(node.target).startswith("*") and node.users:
+            raise UnsupportedLayerError(
+                f"{type(model).__name__}.forward reads {node.target}: which are given, is not known"
+            )
+        if node.op != "call_module":
+            continue
+        for module in model.get_submodule(str(node.target)).modules():
+            if not _is_torchs(module):
+                raise UnsupportedLayerError(
+                    f"{node.target} calls code of {type(module).__name__}, which no trace shows"
+                )
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    """Whether a module runs torch's code alone, as far as its class and attributes say."""
+    return all(map(_comes_with_torch, (layers.kind_of(module), *vars(module).values())))
+
+
+def _comes_with_torch(value: Any) -> bool:
+    while isinstance(value, partial):
+        value = value.func
+    if not callable(value) or isinstance(value, BuiltinFunctionType):
+        return True
+    return (getattr(value, "__module__", None) or "").startswith("torch.")
+
+
+def _fetched(model: nn.Module, graph: fx.Graph) -> Iterator[Any]:
+    """What ``forward`` takes from attributes, and the tensors modules of torch find in others."""
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            holder, _, name = str(node.target).rpartition(".")
+            yield getattr(model.get_submodule(holder), name)
+        elif node.op == "call_module":
+            caller = model.get_submodule(str(node.target))
+            for module in caller.modules():
+                if module is not caller:
+                    yield from tensors_of(module)
+
 
 def _arguments(model: nn.Module) -> dict[str, tuple[Any, ...]]:
-    """Values to trace for each optional argument of ``forward``."""
+    """Values to trace for each argument of ``forward``, but for a first one that is needed."""
     values: dict[str, tuple[Any, ...]] = {}
-    for name, argument in inspect.signature(model.forward).parameters.items():
+    for index, (name, argument) in enumerate(inspect.signature(model.forward).parameters.items()):
+        if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
+            continue
         if isinstance(argument.default, bool):
             values[name] = True, False
         elif argument.default is None:
             values[name] = None, _PROXY
+        elif index:
+            values[name] = _PROXY, None
     return values
 
 
-def _attributes(model: nn.Module) -> dict[tuple[str, str], int]:
-    """Which object each attribute and buffer of each module is."""
-    return {
-        (prefix, name): id(value)
-        for prefix, module in model.named_modules()
-        for held in (module.__dict__, module._buffers)
-        for name, value in held.items()
-        if not name.startswith("_tensor_constant")  # the tracer's own
-    }
+Held = list[tuple[Any, Any, list[int]]]  # a container, a copy, which objects it held
+
+
+def _held(model: nn.Module) -> Held:
+    """All that holds values for the network, as far as its attributes lead, and what it holds."""
+    kinds = {kind for module in model.modules() for kind in type(module).__mro__}
+    of_kinds = [
+        value
+        for kind in kinds
+        if not kind.__module__.startswith(("torch.", "builtins"))
+        for value in vars(kind).values()
+    ]
+    coming = deque([*(module.__dict__ for module in model.modules()), *of_kinds])
+    found: Held = []
+    seen: set[int] = set()
+    while coming and len(found) < _MOST_HELD:
+        value = coming.popleft()
+        container = value if isinstance(value, (dict, list, set, deque)) else _fields(value)
+        if id(value) in seen or container is None or len(container) > _MOST_HELD:
+            continue
+        seen.add(id(value))
+        if not isinstance(container, tuple):
+            found.append((container, container.copy(), _contents(container)))
+        coming.extend(container.values() if isinstance(container, dict) else container)
+    return found
+
+
+def _fields(value: Any) -> Any:
+    """What an object holds that is no container itself; None where it is not looked into."""
+    if isinstance(value, (tuple, frozenset)):
+        return tuple(value)
+    if isinstance(value, (type, ModuleType, FunctionType, MethodType, Tensor, Logger)):
+        return None  # a logger notes its levels
+    fields = getattr(value, "__dict__", None)
+    return fields if isinstance(fields, dict) else None
+
+
+def _contents(container: Any) -> list[int]:
+    """Which objects a container holds."""
+    if not isinstance(container, dict):
+        return [*map(id, container)]
+    return [
+        id(part)
+        for key, value in container.items()
+        if not (isinstance(key, str) and key.startswith("_tensor_constant"))  # the tracer's own
+        for part in (key, value)
+    ]
 
 
 @contextmanager
-def _as_it_was(model: nn.Module) -> Iterator[None]:
-    kept = [(m, m.__dict__.copy(), m._buffers.copy()) for m in model.modules()]
+def _as_it_was(model: nn.Module) -> Iterator[Held]:
+    """Gives what the network holds, and puts it back."""
+    held = _held(model)
     try:
-        yield
+        yield held
     finally:
-        for module, attributes, buffers in kept:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-            module._buffers.clear()
-            module._buffers.update(buffers)
+        for container, copied, before in held:
+            if len(container) == len(copied) and _contents(container) == before:
+                continue
+            container.clear()
+            (container.extend if isinstance(copied, (list, deque)) else container.update)(copied)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ectorch import layers
-from ectorch.chains import LAYERS, NORMS, Chain, find_chains, weight_of
+from ectorch.chains import LAYERS, NORMS, Chain, find_chains, own_names, weight_of
 from ectorch.errors import ConfigError, UnsupportedLayerError
 
 _FULL_SHAPES = "_ectorch_full_shapes"
@@ -36,8 +36,10 @@ def remove_dead_units(
 
     Parameters are replaced by smaller ones, in the optimizer too, and its state and gradients are
     cut with them. What the network computes in eval mode stays the same, up to rounding in sums,
-    and to the codebook where a constant folds into a constrained bias ("hard" assigns by the
-    frequencies of the levels, which change). A layer keeps one unit at least. Layers between which
+    and to the codebook where a constant folds into a constrained bias. A layer keeps one unit at
+    least. The relaxation "hard" assigns by the frequencies of the levels: units whose removal would
+    assign anything else otherwise stay, until symbols are frozen. A bias whose ``requires_grad`` is
+    False takes no constant. Layers between which
     anything else could read or hook what is removed stay as they are, see `ectorch.chains`, and so
     does a network that torch.fx cannot trace, with a warning.
 
@@ -82,12 +84,13 @@ def remove_from(chain: Chain, optimizer: torch.optim.Optimizer | None, fold: boo
     """`remove_dead_units` of one chain."""
     dead, constant = _dead(chain, fold)
     dead[0] &= not dead.all()
-    if not dead.any():
+    kept = (~dead).nonzero()[:, 0]
+    if not dead.any() or not _keeps_symbols(chain, kept):
         return 0
     bias = chain.second._parameters["bias"]
     if bias is not None:
         bias.data += _by_unit(chain).sum(2) @ torch.where(dead, constant, 0.0)
-    _select(chain, (~dead).nonzero()[:, 0], optimizer)
+    _select(chain, kept, optimizer)
     return int(dead.sum())
 
 
@@ -148,7 +151,7 @@ def fit_shapes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     for prefix, module in model.named_modules():
         if layers.kind_of(module) not in (*LAYERS, *NORMS):
             continue
-        for name in _own_names(module):
+        for name in own_names(module):
             own, wanted = _raw(module, name), state[f"{prefix}.{name}" if prefix else name]
             for dim, size in enumerate(wanted.shape):
                 if size < own.shape[dim]:
@@ -162,6 +165,7 @@ def _dead(chain: Chain, fold: bool) -> tuple[Tensor, Tensor]:
     biased = chain.first._parameters["bias"] is not None
     dtype = weight_of(chain.first).dtype
     constant = _hard(chain.first, "bias") if biased else torch.zeros_like(fed, dtype=dtype)
+    constant = constant.clone()  # steps may be in place
     for step in chain.steps:
         constant = step(constant)
     pads = chain.second.__dict__.get("padding", 0) not in (0, (0,), (0, 0), (0, 0, 0), "valid")
@@ -170,26 +174,65 @@ def _dead(chain: Chain, fold: bool) -> tuple[Tensor, Tensor]:
 
 
 def _takes_constants(layer: nn.Module) -> bool:
-    """Whether the bias is what its Parameter says: not where symbols are frozen, or logits rule."""
-    constraint = layers.constraints(layer).get("bias")
+    """Whether the bias is trained, and is what its Parameter says.
+
+    Not where it is held, symbols are frozen, or logits rule.
+    """
+    bias, constraint = layer._parameters["bias"], layers.constraints(layer).get("bias")
     relaxation = constraint.relaxation if constraint is not None else None
     own = relaxation is None or relaxation.trains_weight
     return (
-        layer._parameters["bias"] is not None
+        bias is not None
+        and bias.requires_grad
         and own
         and layers.frozen_symbols(layer, "bias") is None
     )
 
 
-def _select(chain: Chain, index: Tensor, optimizer: torch.optim.Optimizer | None) -> None:
-    """Keep the units of ``index``, in its order."""
+def _cuts(chain: Chain, index: Tensor) -> Iterator[tuple[nn.Module, str, int, Tensor]]:
+    """What of which tensors remains, along which dimension, where the units of ``index`` do."""
     inputs = (
         index[:, None] * chain.places + torch.arange(chain.places, device=index.device)
     ).flatten()
     for module in chain.modules[:-1]:
-        for name in _own_names(module):
-            _select_in(module, name, 0, index, optimizer)
-    _select_in(chain.second, "weight", 1, inputs, optimizer)
+        for name in own_names(module):
+            yield module, name, 0, index
+    yield chain.second, "weight", 1, inputs
+
+
+def _select(chain: Chain, index: Tensor, optimizer: torch.optim.Optimizer | None) -> None:
+    """Keep the units of ``index``, in its order."""
+    for module, name, dim, kept in _cuts(chain, index):
+        _select_in(module, name, dim, kept, optimizer)
+
+
+def _keeps_symbols(chain: Chain, index: Tensor) -> bool:
+    """Whether all that remains is assigned as it is now.
+
+    A relaxation may assign by how frequent levels are: then what leaves changes what stays.
+    """
+    return all(
+        _assigns_alike(module, name, dim, kept)
+        for module, name, dim, kept in _cuts(chain, index)
+        if name in layers.constraints(module) and layers.frozen_symbols(module, name) is None
+    )
+
+
+def _assigns_alike(module: nn.Module, name: str, dim: int, index: Tensor) -> bool:
+    relaxation = layers.constraints(module)[name].relaxation
+    if relaxation is None:
+        return True
+    all_, book = layers.variables(module, name), layers.codebook(module, name)
+    ndim = all_["weight"].ndim
+    rest = {
+        key: _kept(value.detach(), dim + value.ndim - ndim, index) for key, value in all_.items()
+    }
+    symbols = _kept(relaxation.symbols(all_, book), dim, index)
+    return torch.equal(relaxation.symbols(rest, book), symbols)
+
+
+def _kept(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
+    return tensor.index_select(dim, index.to(tensor.device))
 
 
 def _select_in(
@@ -274,7 +317,7 @@ def _picked(tensor: Tensor, dim: int, index: Tensor, size: int) -> Tensor:
     """
     if tensor.shape[dim] != size:
         return tensor
-    picked = tensor.index_select(dim, index.to(tensor.device))
+    picked = _kept(tensor, dim, index)
     for form, dims in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
         if tensor.ndim == dims and tensor.is_contiguous(memory_format=form):
             return picked.contiguous(memory_format=form)
@@ -291,17 +334,6 @@ def _forms(module: nn.Module, name: str) -> Iterator[tuple[dict[str, Any], str]]
                 yield module._parameters, f"{name}_{suffix}"
         if layers.frozen_symbols(module, name) is not None:
             yield module._buffers, f"{name}_symbols"
-
-
-def _own_names(module: nn.Module) -> list[str]:
-    """Parameters and buffers of a layer or norm itself, without what constraining it added."""
-    added = {
-        f"{name}_{suffix}"
-        for name, constraint in layers.constraints(module).items()
-        for suffix in constraint.added
-    }
-    tensors = module._parameters | module._buffers
-    return [name for name, tensor in tensors.items() if tensor is not None and name not in added]
 
 
 def _set_features(module: Any) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import ectorch as ec
 from ectorch.chains import find_chains
-from ectorch.errors import ConfigError
+from ectorch.errors import ConfigError, UnsupportedLayerError
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +43,17 @@ class Between(nn.Module):
 
     def forward(self, x):
         return self.b(F.relu(self.middle(self.a(x))))
+
+
+class Called(nn.Module):
+    """A function, as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
 
 
 class Scaled(nn.Linear):
@@ -91,8 +102,99 @@ class BufferOfUnits(nn.Module):
         return out + (self.norm.running_mean * torch.arange(5.0)).sum()
 
 
+class Within(nn.Module):
+    """A layer that a module of torch's holds, too, and calls itself."""
+
+    def __init__(self, holder):
+        super().__init__()
+        self.a, self.b, self.holder = nn.Linear(4, 4), nn.Linear(4, 4), holder
+        if isinstance(holder, nn.TransformerEncoderLayer):
+            holder.linear1 = self.a
+        elif isinstance(holder, nn.MultiheadAttention):
+            holder.out_proj = self.a
+        else:
+            holder.module = self.a
+
+    def forward(self, x):
+        attends = isinstance(self.holder, nn.MultiheadAttention)
+        x = self.holder(x, x, x)[0] if attends else self.holder(x)
+        return self.b(F.gelu(self.a(x)))
+
+
+class ByHand(nn.Module):
+    """Weights that ``read`` finds, not by the name of a layer."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.a, self.b, self.read = nn.Linear(4, 8), nn.Linear(8, 8), read
+        self.same = self.a.weight.data[:, :3]
+
+    def forward(self, x):
+        return self.b(F.relu(self.a(x))) * self.read(self)
+
+
+class Asks(nn.Module):
+    """Gives hidden units where ``asks`` says so."""
+
+    def __init__(self, asks, first=None):
+        super().__init__()
+        self.a, self.b, self.asks = nn.Linear(4, 8), nn.Linear(8, 8), asks
+
+    def forward(self, x, target, scale=2.0):
+        h = F.relu(self.a(x))
+        asked = {
+            "target": target is None,
+            "scale": scale is None,
+            "gradients": torch.is_grad_enabled(),
+            "no gradients": not torch.is_grad_enabled(),
+        }
+        return h if asked[self.asks] else self.b(h) - target
+
+
+class AsksByName(Asks):
+    def forward(self, x, **named):
+        h = F.relu(self.a(x))
+        return h if named.get("target") is None else self.b(h)
+
+
+class CallsMore(nn.Sequential):
+    """What a call gives is not what ``forward`` gives."""
+
+    def __call__(self, x):
+        return torch.cat([super().__call__(x), self[1](self[0](x))], 1)
+
+
+def _with_a_forward_of_its_own():
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    plain = net.forward
+    net.forward = lambda x: torch.cat([plain(x), net[1](net[0](x))], 1)
+    return net
+
+
+def _with_a_part_of_its_own():
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.Identity())
+    net[3].forward = lambda x: x + net[1](net[0](torch.ones(6)))
+    return net
+
+
+def _with_a_call_of_its_own():
+    return CallsMore(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def _with_an_activation_of_its_own():
+    net = Within(nn.TransformerEncoderLayer(4, 2, 4, 0.0, batch_first=True)).eval()
+    net.holder.linear1, layer = nn.Linear(4, 4), net.a
+    net.holder.activation = lambda x: layer(x)
+    return net
+
+
 def _conv_pair(*middle, units=6, outputs=2, last=None):
     return nn.Sequential(nn.Conv2d(1, units, 3), *middle, last or nn.Conv2d(units, outputs, 1))
+
+
+@torch.enable_grad()
+def _with_gradients(net, x):
+    return net(x, 0)
 
 
 IMAGES = torch.randn(5, 1, 6, 6)
@@ -116,6 +218,11 @@ CASES = {
     "an image without a batch": (
         nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)),
         torch.randn(1, 4, 4),
+        None,
+    ),
+    "a signal without a batch": (
+        nn.Sequential(nn.Conv1d(3, 6, 3, padding=1), nn.BatchNorm1d(6), nn.Conv1d(6, 2, 1)),
+        torch.randn(3, 6),
         None,
     ),
     "a linear layer over space": (_conv_pair(last=nn.Linear(4, 4)), IMAGES, None),
@@ -146,6 +253,46 @@ CASES = {
         lambda net, x: net[0](x),
     ),
     "a buffer that is read": (BufferOfUnits(), torch.randn(5, 2, 4), None),
+    "a layer of an encoder": (
+        Within(nn.TransformerEncoderLayer(4, 2, 4, 0.0, batch_first=True)),
+        torch.randn(2, 5, 4),
+        None,
+    ),
+    "a layer of an attention": (
+        Within(nn.MultiheadAttention(4, 2, batch_first=True)),
+        torch.randn(2, 5, 4),
+        None,
+    ),
+    "a layer of replicas": (
+        Within(nn.DataParallel(nn.Identity())),
+        torch.randn(2, 5, 4),
+        None,
+    ),
+    "tied by parameters": (
+        ByHand(lambda net: next(net.a.parameters()).t().sum(0)),
+        torch.randn(5, 4),
+        None,
+    ),
+    "tied by the state": (
+        ByHand(lambda net: net.state_dict()["a.weight"].abs().mean(1)),
+        torch.randn(5, 4),
+        None,
+    ),
+    "tied by numbers": (
+        ByHand(lambda net: next(net.a.parameters()).tolist()[0][0]),
+        torch.randn(5, 4),
+        None,
+    ),
+    "tied by an array": (
+        ByHand(lambda net: float(next(net.a.parameters()).detach().numpy()[0, 0])),
+        torch.randn(5, 4),
+        None,
+    ),
+    "no target": (Asks("target"), torch.randn(5, 4), lambda net, x: net(x, None)),
+    "no scale": (Asks("scale"), torch.randn(5, 4), lambda net, x: net(x, 0, None)),
+    "gradients": (Asks("gradients"), torch.randn(5, 4), _with_gradients),
+    "no gradients": (Asks("no gradients"), torch.randn(5, 4), lambda net, x: net(x, 0)),
+    "not named": (AsksByName(""), torch.randn(5, 4), None),
 }
 
 
@@ -162,6 +309,150 @@ def test_nothing_changes(name, prepared):
         final = ec.finalize(net)
     with torch.no_grad():
         torch.testing.assert_close(call(final, inputs), call(plain, inputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (_with_a_forward_of_its_own, (5, 6)),
+        (_with_a_part_of_its_own, (5, 6)),
+        (_with_a_call_of_its_own, (5, 6)),
+        (_with_an_activation_of_its_own, (2, 5, 4)),
+    ],
+)
+def test_code_of_its_own_reads_what_it_read(make, shape):
+    net, x = make(), torch.randn(shape)
+    first = net[0] if isinstance(net, nn.Sequential) else net.a
+    first.weight.data[: len(first.weight) // 2] = 0
+    before = net(x)
+    ec.finalize(net, forward_only=True)
+    torch.testing.assert_close(net(x), before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("names", ["memory of another", "memory of a buffer", "an attribute"])
+def test_memory_that_others_read_stays_theirs(names):
+    net = ByHand(lambda net: net.same.sum(1))
+    if names != "an attribute":
+        net.read, part = (lambda net: 1), net.a.weight.data[:, ::2]
+        net.other = nn.Linear(2, 8)
+        net.other.weight = nn.Parameter(part)
+    if names == "memory of a buffer":
+        net.other.weight = nn.Parameter(part.clone())
+        net.register_buffer("part", net.a.weight.data.t())
+    assert find_chains(net, forward_only=True) == []
+
+
+class Keeps(nn.Module):
+    """Keeps hidden units beside its attributes."""
+
+    LOG, OF_ALL = [], {}
+
+    def __init__(self, where):
+        super().__init__()
+        self.a, self.b, self.where = nn.Linear(4, 8), nn.Linear(8, 2), where
+        self.of_one, self.plain, self.deep = {}, type("Plain", (), {})(), [({"seen": set()},)]
+
+    def forward(self, x):
+        h = F.relu(self.a(x))
+        if self.where == "dict":
+            self.of_one["h"] = h
+        elif self.where == "object":
+            self.plain.h = h
+        elif self.where == "deep":
+            self.deep[0][0]["seen"].add(h)
+        elif self.where == "class":
+            self.OF_ALL["h"] = h
+        elif self.where == "global":
+            KEPT.append(h)
+        elif self.where == "module":
+            self.b.bias.h = self.b.h = h
+        elif self.where == "closure":
+            self.of_one["h"] = lambda: h
+        return self.b(h)
+
+
+KEPT = []
+
+
+@pytest.mark.parametrize(
+    "where", ["dict", "object", "deep", "class", "global", "module", "closure"]
+)
+def test_what_is_kept_beside_attributes_is_found_and_put_back(where):
+    net = Keeps(where)
+    with pytest.raises(UnsupportedLayerError, match=r"writes|keeps"):
+        find_chains(net, forward_only=True)
+    assert net.of_one == net.OF_ALL == vars(net.plain) == {}
+    assert net.deep == [({"seen": set()},)]
+    KEPT.clear()
+    assert find_chains(Keeps(""))
+
+
+def test_a_path_on_which_a_missing_argument_fails_is_none():
+    class Demands(Asks):
+        def forward(self, x, target, weight, scale=1.0):
+            if weight is None:
+                raise ValueError("no weight")
+            assert scale is not None
+            return self.b(F.relu(self.a(x))) - target.view(-1) * weight
+
+    class Fails(Asks):
+        def forward(self, x, target):
+            return self.b(F.relu(self.a(x))) if target is None else len(x)
+
+    assert len(find_chains(Demands(""))) == 1
+    with pytest.raises(UnsupportedLayerError, match="cannot trace"):
+        find_chains(Fails(""))
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda h: bool(h.sum() > 0), lambda h: [*h]], ids=["a truth", "rows"]
+)
+def test_a_network_that_catches_what_the_trace_raises_is_not_traced(ask):
+    class Catches(Asks):
+        def forward(self, x):
+            h = F.relu(self.a(x))
+            try:
+                ask(h)
+            except Exception:
+                return self.b(h)
+            return h
+
+    with pytest.raises(UnsupportedLayerError, match="cannot trace"):
+        find_chains(Catches(""))
+
+
+def test_parts_in_eval_mode_are_traced_as_they_are():
+    class Mixed(Asks):
+        def forward(self, x):
+            h = F.relu(self.a(x))
+            return h if self.training and not self.a.training else self.b(h)
+
+    net = Mixed("").train()
+    assert len(find_chains(net)) == 1
+    net.a.eval()
+    assert find_chains(net) == []
+    assert (net.training, net.a.training, net.b.training) == (True, False, True)
+
+
+def test_what_asks_the_form_of_weights_alone_does_not_read_them():
+    def read(net):
+        first = next(net.parameters())
+        return torch.ones(first.shape[0], dtype=first.dtype, device=first.device)
+
+    assert len(find_chains(ByHand(read), forward_only=True)) == 1
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [nn.ReLU(inplace=True), nn.ELU(inplace=True), torch.relu_, partial(F.relu, inplace=True)],
+    ids=["ReLU", "ELU", "relu_", "relu"],
+)
+@pytest.mark.parametrize("rewrite", [ec.finalize, ec.remove_dead_units])
+def test_activations_in_place_leave_biases(rewrite, activation):
+    net, x = Between(Called(activation)), torch.randn(5, 4)
+    before = net(x)
+    rewrite(net)
+    torch.testing.assert_close(net(x), before, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["another method", "a part that is called"])
@@ -191,6 +482,37 @@ def test_hooks_see_what_they_saw(watch):
     assert ec.remove_dead_units(net) == 0
     net(torch.randn(3, 4)).sum().backward()
     assert seen
+
+
+@pytest.mark.parametrize(
+    "register",
+    ["module_forward_hook", "module_forward_pre_hook", "module_full_backward_hook"],
+)
+def test_hooks_of_all_modules_see_what_they_saw(register):
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    handle = getattr(nn.modules.module, f"register_{register}")(lambda *given: None)
+    try:
+        assert find_chains(net) == []
+    finally:
+        handle.remove()
+    assert len(find_chains(net)) == 1
+
+
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_layers_with_tensors_of_the_users_own_stay(where):
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)).eval()
+    net = nn.Sequential(nn.Flatten(), *net)
+    assert len(find_chains(net)) == 1
+    net[1 + where].register_buffer("note", torch.zeros(3))
+    assert find_chains(net) == []
+
+
+def test_norms_of_signals_are_passed_where_no_signal_comes_alone():
+    net = CASES["a signal without a batch"][0]
+    assert find_chains(net) == []
+    assert len(find_chains(net, forward_only=True)) == 1
+    assert len(find_chains(net, ranks={net[0]: 3})) == 1
+    assert find_chains(net, ranks={net[0]: 2}) == []
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 import ectorch as ec
 
@@ -99,3 +101,75 @@ def test_norms_of_other_kinds_stay():
     state, x = copy.deepcopy(net.state_dict()), torch.randn(8, 3, 4, 4)
     ec.discretize_norms(net, [x])
     assert all(torch.equal(net.state_dict()[key], state[key]) for key in state)
+
+
+class Untraceable(nn.Module):
+    """``forward`` asks for values; ``how`` says what it does with the norm."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.norm, self.last = (Raised if how == "subclass" else nn.BatchNorm1d)(8), nn.Linear(8, 4)
+        nn.init.normal_(self.norm.weight)
+        nn.init.normal_(self.norm.running_mean)
+        nn.init.uniform_(self.norm.running_var, 2, 3)
+        self.norm.num_batches_tracked += 5
+        self.how = how
+
+    def forward(self, x):
+        if x.abs().max() > 1e9:
+            raise ValueError
+        if self.how == "read":
+            return self.norm(x) + self.norm.running_mean
+        if self.how == "found":
+            return self.norm(x) * self.norm.state_dict()["running_var"].sum()
+        return self.last(self.norm(x))
+
+
+class Raised(nn.BatchNorm1d):
+    def forward(self, x):
+        scale = (1 + self.weight) / (self.running_var + self.eps).sqrt()
+        return (x - self.running_mean) * scale + self.bias
+
+
+@pytest.mark.parametrize("how", ["read", "found", "subclass", "called"])
+@pytest.mark.parametrize("batched", [False, True])
+def test_norms_whose_readers_no_trace_shows_stay_with_a_warning(how, batched):
+    net, x = Untraceable(how).eval(), torch.randn(64, 8)
+    state = copy.deepcopy(net.state_dict())
+    if how == "called" and batched:  # the call shows that nothing else reads it
+        ec.discretize_norms(net, [x])
+        assert not torch.equal(net.norm.running_mean, state["norm.running_mean"])
+        return
+    with pytest.warns(UserWarning, match=r"stay as they are \(norm\): torch.fx cannot trace"):
+        ec.discretize_norms(net, [x] if batched else [])
+    assert all(torch.equal(net.state_dict()[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize("how", ["parametrized", "pruned", "patched", "without a bias"])
+def test_norms_whose_vectors_are_not_their_own_stay(how):
+    net, x = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)), torch.randn(64, 8)
+    norm = net[1]
+    trained(net, x)
+    if how == "parametrized":
+        parametrize.register_parametrization(norm, "weight", nn.Softplus())
+    elif how == "pruned":
+        prune.l1_unstructured(norm, "weight", 3)
+    elif how == "patched":
+        norm.forward = lambda x: x * norm.running_var
+    else:
+        norm.bias = None
+    before = net(x)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "batch norms stay")
+        ec.discretize_norms(net, [x])
+        ec.discretize_norms(net)
+    torch.testing.assert_close(net(x), before)
+
+
+def test_without_inputs_channels_that_never_changed_compute_the_same():
+    norm, x = nn.BatchNorm1d(3).eval(), torch.randn(5, 3)
+    norm.running_var[0] = 0
+    norm.running_mean.fill_(0.1)
+    norm.num_batches_tracked += 5
+    before = norm(x)
+    torch.testing.assert_close(ec.discretize_norms(nn.Sequential(norm))(x), before)

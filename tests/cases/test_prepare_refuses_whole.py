@@ -35,6 +35,20 @@ def viewed():
     return layer
 
 
+def transposed():
+    layer = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    layer[1].weight = nn.Parameter(layer[0].weight.data.t())
+    return layer
+
+
+def strided():
+    memory = torch.randn(4, 8)
+    layer = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    for inner, columns in zip(layer, (slice(0, 7, 2), slice(2, 6)), strict=True):
+        inner.weight = nn.Parameter(memory[:, columns])
+    return layer
+
+
 def subclassed():
     class Packed(torch.Tensor):
         pass
@@ -65,6 +79,8 @@ REFUSED = {
     "integers": (lambda: of_dtype(torch.int8), "int8"),
     "meta": (lambda: nn.Linear(4, 4, device="meta"), "on meta"),
     "views of one memory": (viewed, "lie in the same memory"),
+    "one memory, transposed": (transposed, "lie in the same memory"),
+    "one memory, in steps": (strided, "lie in the same memory"),
     "a tensor of one's own class": (subclassed, "Packed"),
 }
 
@@ -83,6 +99,14 @@ def test_a_late_layer_is_refused_by_name(name):
     assert [name for name, _ in net[0].named_parameters()] == ["weight", "bias"]
     ec.prepare(net, ec.Config(exclude=("2*",)))  # as the message says
     assert type(net[0]) is not nn.Linear
+
+
+def test_columns_side_by_side_are_no_common_memory():
+    memory = torch.randn(4, 8)
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    for layer, columns in zip(net, memory.split(4, 1), strict=True):
+        layer.weight = nn.Parameter(columns)
+    ec.prepare(net)
 
 
 def test_all_that_is_refused_is_named_at_once():

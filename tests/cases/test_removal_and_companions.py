@@ -96,6 +96,47 @@ def test_gradients_and_notes_follow():
     assert net[0]._parameters["weight"].no_decay
 
 
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_units_whose_frequencies_assign_the_others_stay(fold, frozen):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
+    ec.prepare(net, ec.Config(relaxation="hard", reach=3, strength=0.3)).eval()
+    net[0]._parameters["weight"].data[8:] = 0
+    if frozen:
+        ec.freeze_symbols(net)
+    before = net(X)
+    assert (ec.remove_dead_units(net, fold=fold) > 0) == frozen
+    torch.testing.assert_close(net(X), before, rtol=1e-4, atol=1e-5)
+
+
+def test_units_that_assign_nothing_else_leave():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
+    for layer in (net[0], net[2]):  # far from where another level would be cheaper
+        layer.weight.data = torch.randint(-1, 2, layer.weight.shape) / 1.0
+    net[0].weight.data[60:] = 0
+    ec.prepare(net, ec.Config(levels=3, relaxation="hard", bias="float32")).eval()
+    before = net(X)
+    assert ec.remove_dead_units(net) == 4
+    torch.testing.assert_close(net(X), before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_bias_that_is_held_takes_no_constant(prepared):
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    net[0].weight.data[3:] = 0
+    net[0].bias.data[3:6] = -1
+    net[0].bias.data[6:] = 1
+    net[2].bias.requires_grad_(False)
+    if prepared:
+        ec.prepare(net)
+    bias, before = net[2].bias.clone(), net(X)
+    assert ec.remove_dead_units(net) == 3
+    assert torch.equal(net[2].bias, bias)
+    torch.testing.assert_close(net(X), before, rtol=1e-4, atol=1e-5)
+
+
 def test_replicas_of_several_processes_are_not_touched(tmp_path):
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
