@@ -187,6 +187,15 @@ def test_a_recipe_of_impossible_values_is_refused_by_key(refusal, folder, change
     assert f"{said}: " in refusal("train", "recipe.toml", "--out", "run")
 
 
+@pytest.mark.parametrize("count", [251, 999_999])
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_more_images_than_can_be_held_out_are_refused(refusal, recipe, command, count):
+    line = refusal(command, recipe, "--holdout", count, "--out", "run")
+    assert f"holdout = {count:,}: digits has 1,500 training images" in line
+    assert "expected 250 at most" in line
+    assert not list(Path().glob("run/*"))
+
+
 def test_a_table_that_is_a_number_is_refused(refusal, folder):
     (folder / "recipe.toml").write_text('name = "a"\nconstrain = 3\n')
     assert "constrain: expected a table" in refusal("train", "recipe.toml", "--alpha", "1")
