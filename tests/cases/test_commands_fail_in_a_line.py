@@ -244,6 +244,13 @@ def test_a_checkpoint_that_is_none_is_named(refusal, recipe, content):
             {"model": {"a": torch.ones(2)}, "net": {"a": torch.ones(2)}},
             "2 state dicts (model, net)",
         ),
+        (
+            {"model": {"a": torch.ones(2)}, "ema": {"a": torch.ones(2)}, "epoch": 3},
+            "2 state dicts (model, ema)",
+        ),
+        ({7: {"a": torch.ones(2)}, "m": {"a": torch.ones(2)}}, "2 state dicts (7, m)"),
+        ({"random": {"cpu": torch.get_rng_state()}}, "keys random"),
+        ({"best": {"loss": torch.tensor(0.5)}, "m": {}}, "keys best, m"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -255,14 +262,18 @@ def test_a_checkpoint_without_one_state_dict_says_what_it_holds(refusal, checkpo
         assert said in line
 
 
-@pytest.mark.parametrize("key", ["model", "state_dict", "model_state_dict", "module"])
+@pytest.mark.parametrize("key", ["model", "state_dict", "model_state_dict", "module", "m", 7])
 def test_the_state_dict_of_a_training_is_found(run, key):
     model = torch.nn.Linear(3, 2)
-    rest = {"optimizer": torch.optim.Adam(model.parameters()).state_dict(), "epoch": 3}
+    rest = {
+        "optimizer": torch.optim.Adam(model.parameters()).state_dict(),
+        "random": {"cpu": torch.get_rng_state()},
+        "best": {"loss": torch.tensor(0.5)},
+    }
     torch.save({key: model.state_dict()} | rest, "a.ckpt")
     code, text, _ = run("compress", "a.ckpt", "a.ect")
     assert code == 0
-    assert f"'{key}' of a.ckpt; left out: optimizer, epoch" in text
+    assert f"{key!r} of a.ckpt; left out: optimizer, random, best" in text
     assert ec.load_file("a.ect").keys() == {"weight", "bias"}
 
 

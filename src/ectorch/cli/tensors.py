@@ -46,18 +46,26 @@ def _read_safetensors(source: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise FormatError(f"{source}: {error}") from error
 
 
-def _state_dict_key(loaded: Mapping[Any, Any], source: Path) -> str | None:
+def _state_dict_key(loaded: Mapping[Any, Any], source: Path) -> Any:
     """The key of the one state dict of a training's checkpoint; None where it is one itself."""
     if _is_state_dict(loaded):
         return None
-    candidates = [key for key in _STATE_DICTS if _is_state_dict(loaded.get(key))]
+    candidates = [key for key, value in loaded.items() if _is_network(key, value)]
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
-        found = f"{len(candidates)} state dicts ({', '.join(candidates)})"
+        found = f"{len(candidates)} state dicts ({', '.join(map(str, candidates))})"
     else:
         found = f"no state dict under the keys {', '.join(map(str, loaded)) or '(none)'}"
-    raise FormatError(f"{source}: {found}; save one of model.state_dict()")
+    raise FormatError(f"{source}: {found}; save one alone: torch.save(model.state_dict(), path)")
+
+
+def _is_network(key: Any, value: Any) -> bool:
+    """Whether it is the state dict of a network, and not of random numbers or of metrics."""
+    return _is_state_dict(value) and (
+        key in _STATE_DICTS
+        or any(tensor.is_floating_point() and tensor.ndim for tensor in value.values())
+    )
 
 
 def _is_state_dict(value: Any) -> bool:
