@@ -283,6 +283,14 @@ def test_a_pickle_of_code_is_refused_and_not_run(refusal, folder):
     assert not (folder / "ran").exists()
 
 
+@pytest.mark.parametrize("saved", [torch.nn.Linear(3, 2), [torch.ones(2)]], ids=["module", "list"])
+def test_what_is_no_state_dict_says_how_to_save_one(refusal, saved):
+    torch.save(saved, "a.pt")
+    for command in (("compress", "a.pt", "a.ect"), ("compare", "a.pt")):
+        assert "a.pt: " in (line := refusal(*command))
+        assert "expected one state dict: torch.save(model.state_dict(), path)" in line
+
+
 def test_letters_that_a_terminal_lacks_are_escaped(monkeypatch, folder):
     ec.save_file({"été": torch.ones(3)}, "u.ect", {"ключ": "值"})
     raw = io.BytesIO()

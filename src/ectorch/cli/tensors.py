@@ -10,6 +10,7 @@ from ectorch.cli.terminal import readable
 from ectorch.errors import FormatError
 
 _STATE_DICTS = ("state_dict", "model_state_dict", "model", "module", "network", "net", "weights")
+_EXPECTED = "expected one state dict: torch.save(model.state_dict(), path)"
 
 
 def read_tensors(source: Path) -> tuple[dict[str, Any], dict[str, str], str]:
@@ -26,9 +27,12 @@ def read_tensors(source: Path) -> tuple[dict[str, Any], dict[str, str], str]:
         return *_read_safetensors(source), ""
     from ectorch.experiments.files import load_checkpoint
 
-    loaded = load_checkpoint(source)
+    try:
+        loaded = load_checkpoint(source)
+    except FormatError as error:
+        raise FormatError(f"{error}; {_EXPECTED}") from error
     if not isinstance(loaded, dict):
-        raise FormatError(f"{source}: a {type(loaded).__name__}, expected tensors by name")
+        raise FormatError(f"{source}: a {type(loaded).__name__}; {_EXPECTED}")
     key = _state_dict_key(loaded, source)
     if key is None:
         return loaded, {}, ""
@@ -57,7 +61,7 @@ def _state_dict_key(loaded: Mapping[Any, Any], source: Path) -> Any:
         found = f"{len(candidates)} state dicts ({', '.join(map(str, candidates))})"
     else:
         found = f"no state dict under the keys {', '.join(map(str, loaded)) or '(none)'}"
-    raise FormatError(f"{source}: {found}; save one alone: torch.save(model.state_dict(), path)")
+    raise FormatError(f"{source}: {found}; {_EXPECTED}")
 
 
 def _is_network(key: Any, value: Any) -> bool:
