@@ -31,8 +31,12 @@ def test_changes_replace_values_by_their_dotted_key():
     ("change", "said"),
     [
         ({"colour": 1}, "colour: unknown key"),
-        ({"constrain": {"epochs": 1, "alhpa": 1.0}}, "constrain.alhpa: unknown key"),
-        ({"constrain": {"epochs": 1, "config": {"level": 3}}}, "config.level: unknown key"),
+        ({"constrain": {"epochs": 1, "alhpa": 1.0}}, "constrain.alhpa: unknown key; alpha?"),
+        ({"distill": {"techer": "a.ect"}}, "distill.techer: unknown key; teacher?"),
+        (
+            {"constrain": {"epochs": 1, "config": {"level": 3}}},
+            "config.level: unknown key; levels?",
+        ),
         ({"constrain": {"epochs": 1, "config": {"levels": 1}}}, "levels = 1"),
         ({"constrain": {"epochs": 1, "config": {"levels": "x"}}}, "constrain.config"),
         ({"pretrain": {"epochs": "many"}}, "pretrain.epochs"),
@@ -46,6 +50,20 @@ def test_changes_replace_values_by_their_dotted_key():
 def test_a_wrong_recipe_is_refused_by_key(change, said):
     with pytest.raises(RecipeError, match=said.replace(".", r"\.")):
         parse_recipe(TABLE | change)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("pretain", "pretain: unknown key; pretrain?"),
+        ("zzz", "zzz: unknown key, pretrain: missing"),
+    ],
+)
+def test_a_table_of_another_name_is_named_with_what_it_may_be(table, said):
+    other = {key: value for key, value in TABLE.items() if key != "pretrain"}
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(other | {table: {"epochs": 1}})
+    assert str(error.value) == said
 
 
 def test_a_recipe_that_is_no_toml_is_named(tmp_path):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BeforeValidator, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -186,7 +187,7 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
     try:
         recipe = TypeAdapter(Recipe).validate_json(json.dumps(table, default=str))
     except ValidationError as error:
-        raise RecipeError(first_error(error)) from error
+        raise RecipeError(_unknown_keys(error) or first_error(error)) from error
     for key, value, known in (
         ("network", recipe.network, tuple(NETWORKS)),
         ("data", recipe.data, DATA_SETS),
@@ -200,9 +201,38 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
     known_fields = {f.name for f in fields(Config)}
     for name, stage in (("reduce", recipe.reduce), ("constrain", recipe.constrain)):
         if strange := sorted(set(stage.config) - known_fields):
-            raise RecipeError(f"{name}.config.{strange[0]}: unknown key")
+            raise RecipeError(f"{name}.config.{_unknown_key(strange[0], known_fields)}")
         try:
             stage.make_config()
         except (ConfigError, TypeError) as error:
             raise RecipeError(f"{name}.config: {error}") from error
     return recipe
+
+
+def _unknown_keys(error: ValidationError) -> str:
+    """The keys that no table has, each with the nearest that it has, and what is missing besides.
+
+    Empty where every key is known.
+    """
+    errors = error.errors()
+    unknown = [e["loc"] for e in errors if e["type"] == "unexpected_keyword_argument"]
+    if not unknown:
+        return ""
+    said = [".".join([*map(str, at[:-1]), _unknown_key(str(at[-1]), _keys(at))]) for at in unknown]
+    for at in (e["loc"] for e in errors if e["type"] == "missing"):
+        if not any(words.endswith(f"; {at[-1]}?") for words in said):
+            said.append(f"{'.'.join(map(str, at))}: missing")
+    return ", ".join(said)
+
+
+def _unknown_key(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"{key}: unknown key" + "".join(f"; {name}?" for name in near)
+
+
+def _keys(at: tuple[int | str, ...]) -> list[str]:
+    """Those of the table that holds the one at a place in a recipe."""
+    table: Any = Recipe
+    for key in at[:-1]:
+        table = get_type_hints(table)[str(key)]
+    return [f.name for f in fields(table)]
