@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,17 @@ def test_changes_replace_values_by_their_dotted_key():
         ({"network": "resnet-9000"}, "resnet-9000"),
         ({"data": "imagenet"}, "imagenet"),
         ({"threads": 0}, "threads"),
+        ({"target_size": True}, 'target_size: expected bytes, as 6000 or "6KB", not true'),
+        ({"target_size": 0.5}, 'target_size: expected bytes, as 6000 or "6KB", not 0.5'),
+        (
+            {"target_size": "9 parsecs"},
+            'target_size: expected bytes, as 6000 or "6KB", not "9 parsecs"',
+        ),
+        ({"target_ratio": True}, "target_ratio"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_key(change, said):
-    with pytest.raises(RecipeError, match=said.replace(".", r"\.")):
+    with pytest.raises(RecipeError, match=re.escape(said)):
         parse_recipe(TABLE | change)
 
 

@@ -396,6 +396,25 @@ def test_an_impossible_size_is_refused_before_any_training(impossible, tmp_path)
     assert not steps
 
 
+@pytest.mark.parametrize(
+    ("target", "value", "expected"),
+    [
+        ("target_size", 80, r"target_size = 80: a file of 80 bytes"),
+        (
+            "target_ratio",
+            1e9,
+            r"target_ratio = 1,000,000,000.0: expected \d\.\d+ to [\d,]+\.\d+: ",
+        ),
+        ("target_ratio", 1e-320, r"target_ratio = .*: expected "),
+        ("target_bits_per_weight", 1e-9, r"target_bits_per_weight = 1e-09: expected 0\.\d+ to \d"),
+        ("target_bits_per_weight", 1e308, r"target_bits_per_weight = .*: expected "),
+    ],
+)
+def test_an_impossible_target_is_refused_by_key(target, value, expected, tmp_path):
+    with pytest.raises(RecipeError, match=rf"^{expected}.* cannot be had"):
+        train(parse_recipe(TARGET | {target: value}), tmp_path)
+
+
 def test_a_size_above_that_of_the_finest_grid_is_refused_before_the_constraint(tmp_path):
     recipe = parse_recipe(TARGET | {"target_size": "165KB"})  # more than trained weights fill
     with pytest.raises(RecipeError, match=r"165,000 bytes cannot be had: .* to 1[0-5]\d,\d+"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BeforeValidator, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from ectorch.config import Config
 from ectorch.errors import ConfigError, RecipeError
@@ -30,9 +31,21 @@ _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 _Name = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # of a file
 _Positive = Annotated[float, Field(gt=0)]
-_Bytes = Annotated[int, BeforeValidator(lambda value: int(_parse_bytes(value))), Field(gt=0)]
-_parse_bytes = TypeAdapter(ByteSize).validate_python
 _Share = Annotated[float, Field(ge=0, le=1)]
+_parse_bytes = TypeAdapter(ByteSize).validate_python
+
+
+def _whole_bytes(value: Any) -> int:
+    try:
+        if isinstance(value, int | str) and not isinstance(value, bool):
+            return int(_parse_bytes(value))
+    except ValidationError:
+        pass
+    given = json.dumps(value, default=str)
+    raise PydanticCustomError("bytes", 'expected bytes, as 6000 or "6KB", not {it}', {"it": given})
+
+
+_Bytes = Annotated[int, BeforeValidator(_whole_bytes), Field(gt=0)]
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from ectorch.experiments.networks import NETWORKS, check_images, expected_networ
 from ectorch.experiments.progress import Interrupted, Progress
 from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
 from ectorch.experiments.result import FLOAT_FILE, check_same_recipe, finish, finished
-from ectorch.experiments.target import SizeTarget, target_bytes
+from ectorch.experiments.target import SizeTarget
 from ectorch.finalizing import finalize
 from ectorch.measure import SizeMeter
 from ectorch.network import (
@@ -155,7 +155,7 @@ class _Run:
         final = partial(finalize, norm_levels=recipe.norm_levels, forward_only=True)
         self.meter = SizeMeter(final, recipe.threads)
         self.target: SizeTarget | None = None
-        if target_bytes(recipe, self.model):
+        if recipe.targets():
             steps = recipe.constrain.epochs * (len(self.images) // recipe.constrain.batch)
             self.target = SizeTarget(recipe, self.model, self.meter, steps)
         self.estimate_bytes = math.nan
