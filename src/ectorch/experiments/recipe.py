@@ -31,6 +31,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 _Name = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # of a file
 _Positive = Annotated[float, Field(gt=0)]
+_WHOLE = 1 + 1e-9  # that shares of it may add up to
 _Share = Annotated[float, Field(ge=0, le=1)]
 _parse_bytes = TypeAdapter(ByteSize).validate_python
 
@@ -211,8 +212,16 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
         raise RecipeError(f"{' and '.join(given)}: give one of them")
     if recipe.target_error and not recipe.holdout:
         raise RecipeError("target_error: needs holdout, the images that tell the error")
+    stages = recipe.pretrain, recipe.reduce, recipe.constrain, recipe.finetune
+    if not recipe.start and not any(stage.epochs for stage in stages):
+        raise RecipeError("epochs: 0 in every stage, nothing trains: give some, or a start")
     known_fields = {f.name for f in fields(Config)}
     for name, stage in (("reduce", recipe.reduce), ("constrain", recipe.constrain)):
+        if (share := stage.ramp + stage.release) > _WHOLE:
+            raise RecipeError(
+                f"{name}.ramp + {name}.release = {share:.4g}: expected 1 at most, the whole stage, "
+                "at the end of which alpha has its value"
+            )
         if strange := sorted(set(stage.config) - known_fields):
             raise RecipeError(f"{name}.config.{_unknown_key(strange[0], known_fields)}")
         try:
