@@ -201,6 +201,39 @@ def test_a_table_that_is_a_number_is_refused(refusal, folder):
     assert "constrain: expected a table" in refusal("train", "recipe.toml", "--alpha", "1")
 
 
+@pytest.mark.parametrize("ending", [".ect", ".safetensors"])
+@pytest.mark.parametrize(
+    ("key", "content"),
+    [("start", None), ("start", "other"), ("distill.teacher", None), ("distill.teacher", "other")],
+)
+def test_a_file_that_a_recipe_names_is_said_once(refusal, folder, ending, key, content):
+    name = f"net{ending}"
+    table, _, field = key.rpartition(".")
+    line = f'{field} = "{name}"\n'
+    text = RECIPE + f"[{table}]\n{line}" if table else line + RECIPE
+    (folder / "recipe.toml").write_text(text)
+    if content:
+        save = ec.save_file if ending == ".ect" else safetensors.torch.save_file
+        save({"other.weight": torch.ones(3, 3)}, name)
+    said = refusal("train", "recipe.toml", "--out", "run")
+    assert said.startswith(f"ectorch: {key}: {name}: ")
+    assert said.count(name) == 1
+    assert "Path(" not in said
+    assert "Errno" not in said
+    assert ("other.weight" if content else "No such file or directory\n") in said
+
+
+@pytest.mark.parametrize("ending", [".ect", ".safetensors"])
+def test_a_network_that_is_not_known_is_named_by_its_file_and_some_tensors(refusal, ending):
+    name = f"net{ending}"
+    save = ec.save_file if ending == ".ect" else safetensors.torch.save_file
+    save({f"layer{at:02}.weight": torch.ones(3) for at in range(32)}, name)
+    line = refusal("eval", name, "--data", "digits")
+    listed = "layer00.weight, layer01.weight, layer02.weight and 29 more are no known network"
+    assert f"{name}: tensors {listed}" in line
+    assert "layer03" not in line
+
+
 def test_a_recipe_may_begin_with_a_byte_order_mark(refusal, folder):
     (folder / "recipe.toml").write_bytes(b"\xef\xbb\xbf" + RECIPE.encode())
     assert "seed:" in refusal("train", "recipe.toml", "--seed", "-1")
