@@ -187,6 +187,20 @@ def test_a_recipe_of_impossible_values_is_refused_by_key(refusal, folder, change
     assert f"{said}: " in refusal("train", "recipe.toml", "--out", "run")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--out", "r.pdf"), "r.pdf: expected a name that ends in .html or .md or .png or .svg"),
+        (("--out", "r"), "r: expected a name that ends in .html"),
+        (("--format", "pdf"), "--format pdf: expected one of html, md, png, svg"),
+        (("--out", "r.html", "--format", ""), "--format : expected one of html"),
+    ],
+    ids=str,
+)
+def test_a_report_of_no_known_format_blames_what_was_given(refusal, arguments, said):
+    assert refusal("report", ".", *arguments).startswith(f"ectorch: {said}")
+
+
 @pytest.mark.parametrize("count", [251, 999_999])
 @pytest.mark.parametrize("command", ["train", "sweep"])
 def test_more_images_than_can_be_held_out_are_refused(refusal, recipe, command, count):
