@@ -187,9 +187,65 @@ def test_a_recipe_of_impossible_values_is_refused_by_key(refusal, folder, change
     assert f"{said}: " in refusal("train", "recipe.toml", "--out", "run")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--out", "r.pdf"), "r.pdf: expected a name that ends in .html or .md or .png or .svg"),
+        (("--out", "r"), "r: expected a name that ends in .html"),
+        (("--format", "pdf"), "--format pdf: expected one of html, md, png, svg"),
+        (("--out", "r.html", "--format", ""), "--format : expected one of html"),
+    ],
+    ids=str,
+)
+def test_a_report_of_no_known_format_blames_what_was_given(refusal, arguments, said):
+    assert refusal("report", ".", *arguments).startswith(f"ectorch: {said}")
+
+
+@pytest.mark.parametrize("count", [251, 999_999])
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_more_images_than_can_be_held_out_are_refused(refusal, recipe, command, count):
+    line = refusal(command, recipe, "--holdout", count, "--out", "run")
+    assert f"holdout = {count:,}: digits has 1,500 training images" in line
+    assert "expected 250 at most" in line
+    assert not list(Path().glob("run/*"))
+
+
 def test_a_table_that_is_a_number_is_refused(refusal, folder):
     (folder / "recipe.toml").write_text('name = "a"\nconstrain = 3\n')
     assert "constrain: expected a table" in refusal("train", "recipe.toml", "--alpha", "1")
+
+
+@pytest.mark.parametrize("ending", [".ect", ".safetensors"])
+@pytest.mark.parametrize(
+    ("key", "content"),
+    [("start", None), ("start", "other"), ("distill.teacher", None), ("distill.teacher", "other")],
+)
+def test_a_file_that_a_recipe_names_is_said_once(refusal, folder, ending, key, content):
+    name = f"net{ending}"
+    table, _, field = key.rpartition(".")
+    line = f'{field} = "{name}"\n'
+    text = RECIPE + f"[{table}]\n{line}" if table else line + RECIPE
+    (folder / "recipe.toml").write_text(text)
+    if content:
+        save = ec.save_file if ending == ".ect" else safetensors.torch.save_file
+        save({"other.weight": torch.ones(3, 3)}, name)
+    said = refusal("train", "recipe.toml", "--out", "run")
+    assert said.startswith(f"ectorch: {key}: {name}: ")
+    assert said.count(name) == 1
+    assert "Path(" not in said
+    assert "Errno" not in said
+    assert ("other.weight" if content else "No such file or directory\n") in said
+
+
+@pytest.mark.parametrize("ending", [".ect", ".safetensors"])
+def test_a_network_that_is_not_known_is_named_by_its_file_and_some_tensors(refusal, ending):
+    name = f"net{ending}"
+    save = ec.save_file if ending == ".ect" else safetensors.torch.save_file
+    save({f"layer{at:02}.weight": torch.ones(3) for at in range(32)}, name)
+    line = refusal("eval", name, "--data", "digits")
+    listed = "layer00.weight, layer01.weight, layer02.weight and 29 more are no known network"
+    assert f"{name}: tensors {listed}" in line
+    assert "layer03" not in line
 
 
 def test_a_recipe_may_begin_with_a_byte_order_mark(refusal, folder):
@@ -235,6 +291,13 @@ def test_a_checkpoint_that_is_none_is_named(refusal, recipe, content):
             {"model": {"a": torch.ones(2)}, "net": {"a": torch.ones(2)}},
             "2 state dicts (model, net)",
         ),
+        (
+            {"model": {"a": torch.ones(2)}, "ema": {"a": torch.ones(2)}, "epoch": 3},
+            "2 state dicts (model, ema)",
+        ),
+        ({7: {"a": torch.ones(2)}, "m": {"a": torch.ones(2)}}, "2 state dicts (7, m)"),
+        ({"random": {"cpu": torch.get_rng_state()}}, "keys random"),
+        ({"best": {"loss": torch.tensor(0.5)}, "m": {}}, "keys best, m"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -246,14 +309,18 @@ def test_a_checkpoint_without_one_state_dict_says_what_it_holds(refusal, checkpo
         assert said in line
 
 
-@pytest.mark.parametrize("key", ["model", "state_dict", "model_state_dict", "module"])
+@pytest.mark.parametrize("key", ["model", "state_dict", "model_state_dict", "module", "m", 7])
 def test_the_state_dict_of_a_training_is_found(run, key):
     model = torch.nn.Linear(3, 2)
-    rest = {"optimizer": torch.optim.Adam(model.parameters()).state_dict(), "epoch": 3}
+    rest = {
+        "optimizer": torch.optim.Adam(model.parameters()).state_dict(),
+        "random": {"cpu": torch.get_rng_state()},
+        "best": {"loss": torch.tensor(0.5)},
+    }
     torch.save({key: model.state_dict()} | rest, "a.ckpt")
     code, text, _ = run("compress", "a.ckpt", "a.ect")
     assert code == 0
-    assert f"'{key}' of a.ckpt; left out: optimizer, epoch" in text
+    assert f"{key!r} of a.ckpt; left out: optimizer, random, best" in text
     assert ec.load_file("a.ect").keys() == {"weight", "bias"}
 
 
@@ -261,6 +328,14 @@ def test_a_pickle_of_code_is_refused_and_not_run(refusal, folder):
     (folder / "a.pt").write_bytes(b"cbuiltins\nopen\n(S'ran'\nS'w'\ntR.")
     assert "a.pt: no checkpoint" in refusal("compress", "a.pt", "a.ect")
     assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("saved", [torch.nn.Linear(3, 2), [torch.ones(2)]], ids=["module", "list"])
+def test_what_is_no_state_dict_says_how_to_save_one(refusal, saved):
+    torch.save(saved, "a.pt")
+    for command in (("compress", "a.pt", "a.ect"), ("compare", "a.pt")):
+        assert "a.pt: " in (line := refusal(*command))
+        assert "expected one state dict: torch.save(model.state_dict(), path)" in line
 
 
 def test_letters_that_a_terminal_lacks_are_escaped(monkeypatch, folder):

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,12 @@ def test_changes_replace_values_by_their_dotted_key():
     ("change", "said"),
     [
         ({"colour": 1}, "colour: unknown key"),
-        ({"constrain": {"epochs": 1, "alhpa": 1.0}}, "constrain.alhpa: unknown key"),
-        ({"constrain": {"epochs": 1, "config": {"level": 3}}}, "config.level: unknown key"),
+        ({"constrain": {"epochs": 1, "alhpa": 1.0}}, "constrain.alhpa: unknown key; alpha?"),
+        ({"distill": {"techer": "a.ect"}}, "distill.techer: unknown key; teacher?"),
+        (
+            {"constrain": {"epochs": 1, "config": {"level": 3}}},
+            "config.level: unknown key; levels?",
+        ),
         ({"constrain": {"epochs": 1, "config": {"levels": 1}}}, "levels = 1"),
         ({"constrain": {"epochs": 1, "config": {"levels": "x"}}}, "constrain.config"),
         ({"pretrain": {"epochs": "many"}}, "pretrain.epochs"),
@@ -41,11 +46,47 @@ def test_changes_replace_values_by_their_dotted_key():
         ({"network": "resnet-9000"}, "resnet-9000"),
         ({"data": "imagenet"}, "imagenet"),
         ({"threads": 0}, "threads"),
+        (
+            {"constrain": {"epochs": 1, "ramp": 0.9, "release": 0.9}},
+            "constrain.ramp + constrain.release = 1.8: expected 1 at most",
+        ),
+        ({"reduce": {"epochs": 1, "ramp": 0.8}}, "reduce.ramp + reduce.release = 1.1: expected 1"),
+        (
+            {"pretrain": {"epochs": 0}, "constrain": {"epochs": 0}},
+            "epochs: 0 in every stage, nothing trains: give some, or a start",
+        ),
+        ({"target_size": True}, 'target_size: expected bytes, as 6000 or "6KB", not true'),
+        ({"target_size": 0.5}, 'target_size: expected bytes, as 6000 or "6KB", not 0.5'),
+        (
+            {"target_size": "9 parsecs"},
+            'target_size: expected bytes, as 6000 or "6KB", not "9 parsecs"',
+        ),
+        ({"target_ratio": True}, "target_ratio"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_key(change, said):
-    with pytest.raises(RecipeError, match=said.replace(".", r"\.")):
+    with pytest.raises(RecipeError, match=re.escape(said)):
         parse_recipe(TABLE | change)
+
+
+@pytest.mark.parametrize("ramp", [0.0, 0.1, 0.3, 0.6, 0.7, 0.9, 1.0])
+def test_ramp_and_release_may_fill_the_stage(ramp):
+    stage = {"epochs": 1, "ramp": ramp, "release": 1 - ramp}
+    assert parse_recipe(TABLE | {"constrain": stage}).constrain.ramp == ramp
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("pretain", "pretain: unknown key; pretrain?"),
+        ("zzz", "zzz: unknown key, pretrain: missing"),
+    ],
+)
+def test_a_table_of_another_name_is_named_with_what_it_may_be(table, said):
+    other = {key: value for key, value in TABLE.items() if key != "pretrain"}
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(other | {table: {"epochs": 1}})
+    assert str(error.value) == said
 
 
 def test_a_recipe_that_is_no_toml_is_named(tmp_path):

@@ -285,6 +285,19 @@ def test_a_run_starts_from_a_file_and_keeps_its_grid(finished, tmp_path):
     assert all(torch.equal(stored[name], written[name]) for name in stored)
 
 
+def test_a_start_of_no_epochs_is_put_on_grids_as_it_is(finished, tmp_path):
+    none = {"epochs": 0}
+    config = {"levels": 1023, "reach": 511.0}
+    table = TABLE | {"pretrain": none, "constrain": none | {"config": config}, "finetune": none}
+    start = finished[0] / "model.ect"
+    result = train(parse_recipe(table | {"start": str(start)}), tmp_path)
+    kept, given = ec.load_file(tmp_path / "model.ect"), ec.load_file(start)
+    assert all(torch.allclose(kept[name], given[name], atol=0.01) for name in given)
+    assert result["decoded_error_percent"] == pytest.approx(
+        finished[1]["decoded_error_percent"], abs=1
+    )
+
+
 def test_a_run_that_starts_from_a_file_goes_on_with_its_batch_norms(tmp_path, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (128, 3, 32, 32), generator=generator, dtype=torch.uint8)
@@ -394,6 +407,25 @@ def test_an_impossible_size_is_refused_before_any_training(impossible, tmp_path)
     with pytest.raises(RecipeError, match=r"cannot be had: .* from \d+ \(all zeros\) to \d+,\d+"):
         train(recipe, tmp_path, steps.append)
     assert not steps
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "expected"),
+    [
+        ("target_size", 80, r"target_size = 80: a file of 80 bytes"),
+        (
+            "target_ratio",
+            1e9,
+            r"target_ratio = 1,000,000,000.0: expected \d\.\d+ to [\d,]+\.\d+: ",
+        ),
+        ("target_ratio", 1e-320, r"target_ratio = .*: expected "),
+        ("target_bits_per_weight", 1e-9, r"target_bits_per_weight = 1e-09: expected 0\.\d+ to \d"),
+        ("target_bits_per_weight", 1e308, r"target_bits_per_weight = .*: expected "),
+    ],
+)
+def test_an_impossible_target_is_refused_by_key(target, value, expected, tmp_path):
+    with pytest.raises(RecipeError, match=rf"^{expected}.* cannot be had"):
+        train(parse_recipe(TARGET | {target: value}), tmp_path)
 
 
 def test_a_size_above_that_of_the_finest_grid_is_refused_before_the_constraint(tmp_path):

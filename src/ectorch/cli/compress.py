@@ -19,7 +19,8 @@ def compress(
 ) -> None:
     """Store tensors losslessly: few values as a codebook and symbols, others as exact floats.
 
-    Of a training's checkpoint the network is stored, where it is the one state dict in it.
+    Of a training's checkpoint the network is stored, under whatever key, where it is the one state
+    dict in it.
     """
     from ectorch.storage import save_file
 

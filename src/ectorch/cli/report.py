@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ectorch.cli.terminal import say
+from ectorch.cli.terminal import check_ending, say
 from ectorch.errors import ConfigError
 
 
@@ -25,9 +25,11 @@ def report(
     from ectorch.report.gather import gather
     from ectorch.report.page import WRITERS, measure_baselines
 
+    if kind is None:
+        check_ending(out, *(f".{form}" for form in WRITERS))
+    elif kind not in WRITERS:
+        raise ConfigError(f"--format {kind}: expected one of {', '.join(WRITERS)}")
     form = kind or out.suffix.removeprefix(".")
-    if form not in WRITERS:
-        raise ConfigError(f"--format {form}: expected one of {', '.join(WRITERS)}")
     points = gather(results)
     measure_baselines(results, points, say)
     say(f"report  {WRITERS[form](results, points, out)}")

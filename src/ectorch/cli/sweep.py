@@ -17,7 +17,13 @@ def sweep(
     span: Annotated[float, typer.Option(help="highest alpha over lowest")] = 16.0,
     data: Annotated[str | None, typer.Option(help="another data set than the recipe's")] = None,
     out: Annotated[Path | None, typer.Option(help="folder; runs/NAME-sweep if absent")] = None,
-    holdout: Annotated[int, typer.Option(help="training images that tell the errors")] = 5000,
+    holdout: Annotated[
+        int | None,
+        typer.Option(
+            help="training images that tell the errors; if absent the recipe's, else 5000 or a "
+            "sixth of all where that is less"
+        ),
+    ] = None,
 ) -> None:
     """Trace bytes against error: each point goes on from the one before; draw OUT/curve.png.
 
@@ -26,13 +32,17 @@ def sweep(
     from ectorch.experiments.progress import Interrupted
     from ectorch.experiments.recipe import read_recipe
     from ectorch.experiments.sweep import sweep as run
+    from ectorch.experiments.sweep import with_holdout
     from ectorch.report.gather import gather
     from ectorch.report.page import WRITERS
     from ectorch.report.progress import progress_bar
     from ectorch.report.tables import curve_table
 
-    changes = {"holdout": holdout} | ({} if data is None else {"data": data})
-    chosen = read_recipe(recipe, changes)
+    given = {"holdout": holdout, "data": data}
+    chosen = read_recipe(recipe, {key: value for key, value in given.items() if value is not None})
+    if holdout is None:
+        chosen = with_holdout(chosen)
+        say(f"holdout {chosen.holdout:,} training images of {chosen.data}")
     folder = out or Path("runs") / f"{chosen.name}-sweep"
     try:
         with stop_on_signal() as should_stop, progress_bar(tables) as show:

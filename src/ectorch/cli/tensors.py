@@ -10,6 +10,7 @@ from ectorch.cli.terminal import readable
 from ectorch.errors import FormatError
 
 _STATE_DICTS = ("state_dict", "model_state_dict", "model", "module", "network", "net", "weights")
+_EXPECTED = "expected one state dict: torch.save(model.state_dict(), path)"
 
 
 def read_tensors(source: Path) -> tuple[dict[str, Any], dict[str, str], str]:
@@ -26,9 +27,12 @@ def read_tensors(source: Path) -> tuple[dict[str, Any], dict[str, str], str]:
         return *_read_safetensors(source), ""
     from ectorch.experiments.files import load_checkpoint
 
-    loaded = load_checkpoint(source)
+    try:
+        loaded = load_checkpoint(source)
+    except FormatError as error:
+        raise FormatError(f"{error}; {_EXPECTED}") from error
     if not isinstance(loaded, dict):
-        raise FormatError(f"{source}: a {type(loaded).__name__}, expected tensors by name")
+        raise FormatError(f"{source}: a {type(loaded).__name__}; {_EXPECTED}")
     key = _state_dict_key(loaded, source)
     if key is None:
         return loaded, {}, ""
@@ -46,18 +50,26 @@ def _read_safetensors(source: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise FormatError(f"{source}: {error}") from error
 
 
-def _state_dict_key(loaded: Mapping[Any, Any], source: Path) -> str | None:
+def _state_dict_key(loaded: Mapping[Any, Any], source: Path) -> Any:
     """The key of the one state dict of a training's checkpoint; None where it is one itself."""
     if _is_state_dict(loaded):
         return None
-    candidates = [key for key in _STATE_DICTS if _is_state_dict(loaded.get(key))]
+    candidates = [key for key, value in loaded.items() if _is_network(key, value)]
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
-        found = f"{len(candidates)} state dicts ({', '.join(candidates)})"
+        found = f"{len(candidates)} state dicts ({', '.join(map(str, candidates))})"
     else:
         found = f"no state dict under the keys {', '.join(map(str, loaded)) or '(none)'}"
-    raise FormatError(f"{source}: {found}; save one of model.state_dict()")
+    raise FormatError(f"{source}: {found}; {_EXPECTED}")
+
+
+def _is_network(key: Any, value: Any) -> bool:
+    """Whether it is the state dict of a network, and not of random numbers or of metrics."""
+    return _is_state_dict(value) and (
+        key in _STATE_DICTS
+        or any(tensor.is_floating_point() and tensor.ndim for tensor in value.values())
+    )
 
 
 def _is_state_dict(value: Any) -> bool:

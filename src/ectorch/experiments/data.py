@@ -105,8 +105,13 @@ def hold_out(split: Split, count: int, seed: int = _HOLDOUT_SEED) -> tuple[Split
         what is left to train on, and what is held out.
     """
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
-    count = min(count, len(split) // 6)
+    count = min(count, most_held_out(split))
     return split[order[count:]], split[order[:count]]
+
+
+def most_held_out(split: Split) -> int:
+    """How many images of a split can be held out."""
+    return len(split) // 6
 
 
 def _fetch(name: str, download: _Download, folder: Path) -> None:

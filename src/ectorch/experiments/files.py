@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ectorch.bitstream import Reader
-from ectorch.errors import EctorchError, FormatError, RecipeError
+from ectorch.errors import EctorchError, FormatError, MismatchError, RecipeError
 from ectorch.experiments.networks import NETWORKS, Network, identify
 from ectorch.storage import load_model
 
@@ -33,7 +35,10 @@ def read_network(path: Path) -> tuple[str, Network]:
         MismatchError: when it is none of them, or of another dtype.
         FormatError: when the file is damaged.
     """
-    name = identify(_shapes(path))
+    try:
+        name = identify(_shapes(path))
+    except MismatchError as error:
+        raise MismatchError(f"{path}: {error}") from error
     model = NETWORKS[name]()
     load_into(model, path)
     return name, model
@@ -45,7 +50,16 @@ def asked_for(key: str, path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EctorchError, RuntimeError, ValueError, SafetensorError) as error:
-        raise RecipeError(f"{key}: {path}: {' '.join(str(error).split())}") from error
+        raise RecipeError(f"{key}: {path}: {_cause(error, path)}") from error
+
+
+def _cause(error: Exception, path: Path) -> str:
+    """What an error says of a file, without the name."""
+    if isinstance(error, FileNotFoundError):  # safetensors' has no number
+        return os.strerror(errno.ENOENT)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()).removeprefix(f"{path}: ")
 
 
 def load_checkpoint(path: Path) -> Any:

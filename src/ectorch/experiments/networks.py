@@ -17,6 +17,7 @@ from ectorch.network import mean_state_dict
 # of CIFAR-10's training pixels: centred and scaled so, borders that are filled with 0 are grey
 _CIFAR_MEAN, _CIFAR_DEVIATION = 0.4733, 0.2516
 _MEASURED_AT_ONCE = 1000  # images that tell the statistics of batch norms
+_MOST_NAMED = 3  # tensors that an error lists
 
 
 class Network(nn.Module):
@@ -206,9 +207,10 @@ def identify(shapes: Mapping[str, tuple[int, ...]]) -> str:
         state = _without_values(name).state_dict()
         if {key: tuple(t.shape) for key, t in state.items()} == dict(shapes):
             return name
-    raise MismatchError(
-        f"tensors {', '.join(sorted(shapes))} are no known network; known: {', '.join(NETWORKS)}"
-    )
+    names, more = sorted(shapes)[:_MOST_NAMED], len(shapes) - _MOST_NAMED
+    listed = ", ".join(names) + (f" and {more} more" if more > 0 else "")
+    listed = listed or "(none)"
+    raise MismatchError(f"tensors {listed} are no known network; known: {', '.join(NETWORKS)}")
 
 
 def expected_network(name: str, model: nn.Module, images: Tensor) -> Network:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BeforeValidator, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from ectorch.config import Config
 from ectorch.errors import ConfigError, RecipeError
@@ -29,9 +31,22 @@ _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 _Name = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # of a file
 _Positive = Annotated[float, Field(gt=0)]
-_Bytes = Annotated[int, BeforeValidator(lambda value: int(_parse_bytes(value))), Field(gt=0)]
-_parse_bytes = TypeAdapter(ByteSize).validate_python
+_WHOLE = 1 + 1e-9  # that shares of it may add up to
 _Share = Annotated[float, Field(ge=0, le=1)]
+_parse_bytes = TypeAdapter(ByteSize).validate_python
+
+
+def _whole_bytes(value: Any) -> int:
+    try:
+        if isinstance(value, int | str) and not isinstance(value, bool):
+            return int(_parse_bytes(value))
+    except ValidationError:
+        pass
+    given = json.dumps(value, default=str)
+    raise PydanticCustomError("bytes", 'expected bytes, as 6000 or "6KB", not {it}', {"it": given})
+
+
+_Bytes = Annotated[int, BeforeValidator(_whole_bytes), Field(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -186,7 +201,7 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
     try:
         recipe = TypeAdapter(Recipe).validate_json(json.dumps(table, default=str))
     except ValidationError as error:
-        raise RecipeError(first_error(error)) from error
+        raise RecipeError(_unknown_keys(error) or first_error(error)) from error
     for key, value, known in (
         ("network", recipe.network, tuple(NETWORKS)),
         ("data", recipe.data, DATA_SETS),
@@ -197,12 +212,49 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
         raise RecipeError(f"{' and '.join(given)}: give one of them")
     if recipe.target_error and not recipe.holdout:
         raise RecipeError("target_error: needs holdout, the images that tell the error")
+    stages = recipe.pretrain, recipe.reduce, recipe.constrain, recipe.finetune
+    if not recipe.start and not any(stage.epochs for stage in stages):
+        raise RecipeError("epochs: 0 in every stage, nothing trains: give some, or a start")
     known_fields = {f.name for f in fields(Config)}
     for name, stage in (("reduce", recipe.reduce), ("constrain", recipe.constrain)):
+        if (share := stage.ramp + stage.release) > _WHOLE:
+            raise RecipeError(
+                f"{name}.ramp + {name}.release = {share:.4g}: expected 1 at most, the whole stage, "
+                "at the end of which alpha has its value"
+            )
         if strange := sorted(set(stage.config) - known_fields):
-            raise RecipeError(f"{name}.config.{strange[0]}: unknown key")
+            raise RecipeError(f"{name}.config.{_unknown_key(strange[0], known_fields)}")
         try:
             stage.make_config()
         except (ConfigError, TypeError) as error:
             raise RecipeError(f"{name}.config: {error}") from error
     return recipe
+
+
+def _unknown_keys(error: ValidationError) -> str:
+    """The keys that no table has, each with the nearest that it has, and what is missing besides.
+
+    Empty where every key is known.
+    """
+    errors = error.errors()
+    unknown = [e["loc"] for e in errors if e["type"] == "unexpected_keyword_argument"]
+    if not unknown:
+        return ""
+    said = [".".join([*map(str, at[:-1]), _unknown_key(str(at[-1]), _keys(at))]) for at in unknown]
+    for at in (e["loc"] for e in errors if e["type"] == "missing"):
+        if not any(words.endswith(f"; {at[-1]}?") for words in said):
+            said.append(f"{'.'.join(map(str, at))}: missing")
+    return ", ".join(said)
+
+
+def _unknown_key(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"{key}: unknown key" + "".join(f"; {name}?" for name in near)
+
+
+def _keys(at: tuple[int | str, ...]) -> list[str]:
+    """Those of the table that holds the one at a place in a recipe."""
+    table: Any = Recipe
+    for key in at[:-1]:
+        table = get_type_hints(table)[str(key)]
+    return [f.name for f in fields(table)]

@@ -154,8 +154,7 @@ def first_error(error: ValidationError) -> str:
     """Key and cause."""
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
-    message = "unknown key" if first["type"] == "unexpected_keyword_argument" else first["msg"]
-    return f"{key}: {message}" if key else message
+    return f"{key}: {first['msg']}" if key else first["msg"]
 
 
 def _parse(data: bytes, kind: type[_T], what: str) -> _T:

@@ -12,12 +12,14 @@ from typing import Any
 
 from ectorch.bitstream import write_atomic
 from ectorch.errors import ConfigError
+from ectorch.experiments import data as data_sets
 from ectorch.experiments.progress import Progress
 from ectorch.experiments.recipe import Recipe
 from ectorch.experiments.result import FLOAT_FILE, MODEL_FILE
 from ectorch.experiments.training import train
 
 SWEEP_FILE = "sweep.json"
+_HELD_OUT = 5000
 _SHARE = 0.25  # of the recipe's constrained epochs, for each point but the first
 
 
@@ -56,6 +58,18 @@ def sweep(
         results.append({"point": name, "alpha": alpha} | result)
         write_atomic(out / SWEEP_FILE, (json.dumps(results, indent=2) + "\n").encode())
     return results
+
+
+def with_holdout(recipe: Recipe) -> Recipe:
+    """``recipe`` with images held out: its own, else 5,000, or a sixth of all where that is less.
+
+    Raises:
+        DataError: when the data cannot be had.
+    """
+    if recipe.holdout:
+        return recipe
+    most = data_sets.most_held_out(data_sets.load(recipe.data).train)
+    return replace(recipe, holdout=min(_HELD_OUT, most))
 
 
 def point_recipe(recipe: Recipe, alpha: float, start: str) -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -42,6 +43,7 @@ class SizeTarget:
 
     def __init__(self, recipe: Recipe, model: nn.Module, meter: SizeMeter, steps: int) -> None:
         self.bytes = target_bytes(recipe, model)
+        self._recipe, self._float_bytes = recipe, asked_bytes(model, target_ratio=1.0)
         prepared = prepare(copy.deepcopy(model), recipe.constrain.make_config())
         self._least, most = size_range(prepared, meter.finalize)
         self._check(most)
@@ -80,7 +82,21 @@ class SizeTarget:
         try:
             check_reachable(self.bytes, self._least, most)
         except ConfigError as error:
-            raise RecipeError(str(error)) from error
+            raise RecipeError(f"{self._asked(most)}: {error}") from error
+
+    def _asked(self, most: int) -> str:
+        """The target as the recipe has it, and what it may be for a file of ``most`` bytes."""
+        (key,) = self._recipe.targets()
+        smallest, largest = self._least.total / self._float_bytes, most / self._float_bytes
+        ranges = {
+            "target_ratio": (1 / largest, 1 / smallest),
+            "target_bits_per_weight": (32 * smallest, 32 * largest),
+        }
+        asked = f"{key} = {getattr(self._recipe, key):,}"
+        if key in ranges:
+            lowest, highest = ranges[key]
+            asked += f": expected {lowest:,.3f} to {highest:,.3f}"
+        return asked
 
     def alpha(self, model: nn.Module, step: int) -> float:
         """Alpha of a step, after a look at the size where one is due."""
@@ -102,4 +118,7 @@ class SizeTarget:
 def target_bytes(recipe: Recipe, model: nn.Module) -> int:
     """The size that ``recipe`` asks for in one way or another; 0 if it asks for none."""
     targets = recipe.target_size, recipe.target_ratio, recipe.target_bits_per_weight
-    return asked_bytes(model, *targets)
+    try:
+        return asked_bytes(model, *targets)
+    except OverflowError:  # more than any file
+        return sys.maxsize

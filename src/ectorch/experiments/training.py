@@ -32,7 +32,7 @@ from ectorch.experiments.networks import NETWORKS, check_images, expected_networ
 from ectorch.experiments.progress import Interrupted, Progress
 from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
 from ectorch.experiments.result import FLOAT_FILE, check_same_recipe, finish, finished
-from ectorch.experiments.target import SizeTarget, target_bytes
+from ectorch.experiments.target import SizeTarget
 from ectorch.finalizing import finalize
 from ectorch.measure import SizeMeter
 from ectorch.network import (
@@ -87,7 +87,8 @@ def train(
     Raises:
         DataError: when the data cannot be had.
         RecipeError: when the network to start from cannot be had, or no file of it can have the
-            size that is asked for: what sizes can be had; or when an error is asked for.
+            size that is asked for: what sizes can be had; or when an error is asked for, or more
+            images are to be held out than there is room for.
         MismatchError: when the network cannot take its images.
         TrainingError: when the loss is not finite, or ``out`` holds a run of another recipe.
         Interrupted: when ``should_stop`` said so.
@@ -102,6 +103,7 @@ def train(
         raise TrainingError(f"{torch.get_num_threads()} threads, the recipe asks {recipe.threads}")
     data = data_sets.load(recipe.data)
     check_images(recipe.network, data.name, data.train.images)
+    _check_holdout(recipe, data)
     out.mkdir(parents=True, exist_ok=True)
     run = _Run(recipe, data, out, on_progress, should_stop, float_file)
     with warnings.catch_warnings():
@@ -153,7 +155,7 @@ class _Run:
         final = partial(finalize, norm_levels=recipe.norm_levels, forward_only=True)
         self.meter = SizeMeter(final, recipe.threads)
         self.target: SizeTarget | None = None
-        if target_bytes(recipe, self.model):
+        if recipe.targets():
             steps = recipe.constrain.epochs * (len(self.images) // recipe.constrain.batch)
             self.target = SizeTarget(recipe, self.model, self.meter, steps)
         self.estimate_bytes = math.nan
@@ -384,6 +386,14 @@ class _Run:
         self.meter.load_state_dict(saved["meter"])
         if self.target:
             self.target.control.load_state_dict(saved["control"])
+
+
+def _check_holdout(recipe: Recipe, data: DataSet) -> None:
+    if recipe.holdout > (most := data_sets.most_held_out(data.train)):
+        raise RecipeError(
+            f"holdout = {recipe.holdout:,}: {data.name} has {len(data.train):,} training images, "
+            f"of which a sixth can be held out: expected {most:,} at most"
+        )
 
 
 def _lr_share(progress: float, stage: Stage) -> float:
