@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ectorch import layers
+from ectorch.arguments import check_module
 from ectorch.batches import Batches, Run, check_runs, joined, listed, outputs_of
 from ectorch.chains import LAYERS, Chain, find_chains
 from ectorch.errors import UnsupportedLayerError
@@ -51,6 +52,7 @@ def finalize(
         ConfigError: when ``batches`` have none of these forms, or the network does not run on
             them; then nothing has changed.
     """
+    check_module("finalize", model)
     trained = any(map(layers.constraints, model.modules()))
     given = listed(batches)
     if given:
@@ -75,6 +77,7 @@ def snapshot(model: nn.Module, batches: Batches = (), **settings: Any) -> nn.Mod
     Args:
         batches, settings: see `finalize`.
     """
+    check_module("snapshot", model)
     return finalize(copied(model), batches, **settings)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ectorch.arguments import check_module
 from ectorch.batches import Batches, Run, check_runs, joined, listed
 from ectorch.errors import ConfigError, UnsupportedLayerError
 from ectorch.layers import kind_of
@@ -60,6 +61,7 @@ def discretize_norms(
     Raises:
         ConfigError: when ``batches`` have no such form, or the network does not run on them.
     """
+    check_module("discretize_norms", model)
     given = listed(batches)
     if given:
         check_runs(model, given)
@@ -89,6 +91,7 @@ def restore_norms(model: nn.Module, batches: Batches) -> nn.Module:
     Raises:
         ConfigError: when there are none, or the network does not run on them.
     """
+    check_module("restore_norms", model)
     given = listed(batches)
     if not given:
         raise ConfigError("batches: expected training inputs, one batch at least")

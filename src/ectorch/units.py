@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ectorch import layers
+from ectorch.arguments import check_module
 from ectorch.chains import LAYERS, NORMS, Chain, find_chains, own_names, weight_of
 from ectorch.errors import ConfigError, UnsupportedLayerError
 
@@ -64,6 +65,7 @@ def remove_dead_units(
     >>> remove_dead_units(net), net[2]
     (5, Linear(in_features=3, out_features=2, bias=True))
     """
+    check_module("remove_dead_units", model)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         raise ConfigError(
             "remove_dead_units: torch.distributed runs, and replicas of the network would not "
@@ -105,6 +107,7 @@ def sort_units(model: nn.Module, forward_only: bool = False) -> nn.Module:
     Raises:
         UnsupportedLayerError: when the network cannot be traced.
     """
+    check_module("sort_units", model)
     for chain in find_chains(model, forward_only):
         sort_chain(chain)
     return model
@@ -125,6 +128,7 @@ def restore_shapes(model: nn.Module) -> nn.Module:
     Raises:
         ConfigError: when it is still prepared: `convert` fills the shapes itself.
     """
+    check_module("restore_shapes", model)
     if any(map(layers.constraints, model.modules())):
         raise ConfigError(f"{type(model).__name__} is prepared: convert fills its shapes")
     for module in model.modules():

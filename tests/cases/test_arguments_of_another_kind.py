@@ -21,6 +21,13 @@ TAKE_A_MODULE = {
     "coverage": ec.coverage,
     "size_control": lambda model: ec.size_control(model, target_bytes=600),
     "fit_size": lambda model: ec.fit_size(model, 600),
+    "finalize": ec.finalize,
+    "snapshot": ec.snapshot,
+    "discretize_norms": ec.discretize_norms,
+    "restore_norms": lambda model: ec.restore_norms(model, [torch.zeros(2, 2)]),
+    "remove_dead_units": ec.remove_dead_units,
+    "sort_units": ec.sort_units,
+    "restore_shapes": ec.restore_shapes,
     "load_model": lambda model: ec.load_model(model, "no.ect"),
 }
 
