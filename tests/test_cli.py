@@ -52,6 +52,14 @@ def assert_one_clear_line(result, *words):
         assert word in err
 
 
+def test_its_version_is_that_of_the_library(run):
+    assert run("--version") == (0, f"ectorch {ec.__version__}\n", "")
+    code, text, _ = run("--help")
+    assert code == 0
+    assert "--version" in text
+    assert "Train networks under an entropy constraint" in text
+
+
 def test_train_writes_file_result_and_picture_and_prints_the_table(run, recipe, tmp_path):
     out = tmp_path / "run"
     code, text, _ = run("train", recipe, "--out", out)
