@@ -52,6 +52,14 @@ def assert_one_clear_line(result, *words):
         assert word in err
 
 
+def test_its_version_is_that_of_the_library(run):
+    assert run("--version") == (0, f"ectorch {ec.__version__}\n", "")
+    code, text, _ = run("--help")
+    assert code == 0
+    assert "--version" in text
+    assert "Train networks under an entropy constraint" in text
+
+
 def test_train_writes_file_result_and_picture_and_prints_the_table(run, recipe, tmp_path):
     out = tmp_path / "run"
     code, text, _ = run("train", recipe, "--out", out)
@@ -71,6 +79,16 @@ def test_train_writes_file_result_and_picture_and_prints_the_table(run, recipe, 
     assert record["error_percent"] == result["decoded_error_percent"]
     assert record["predictions_sha256"] == result["predictions_sha256"]
     assert record["file_bytes"] == result["file_bytes"]
+
+
+def test_a_run_that_had_ended_says_so_and_where_to_start_anew(run, recipe, tmp_path):
+    out = tmp_path / "run"
+    said = f"{out}: this run ended before; to train anew choose another --out or delete it"
+    first, again = (run("train", recipe, "--out", out) for _ in range(2))
+    assert first[0] == again[0] == 0
+    assert said not in first[1]
+    assert again[1].splitlines()[0] == said
+    assert again[1].splitlines()[1:] == first[1].splitlines()[-len(again[1].splitlines()) + 1 :]
 
 
 def test_decompress_then_compress_gives_the_same_bytes(run, model, tmp_path):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import sys
 import warnings
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+import ectorch
 from ectorch.cli.compare import compare
 from ectorch.cli.compress import compress
 from ectorch.cli.decompress import decompress
@@ -29,6 +30,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train networks under an entropy constraint and store them as tiny .ect files.",
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"ectorch {ectorch.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="show it and exit"),
+    ] = False,
+) -> None:
+    pass
+
+
 for command in (train, sweep, report, compress, decompress, inspect, compare, verify):
     app.command()(command)
 app.command("eval")(evaluate)

@@ -41,7 +41,7 @@ def train(
     """
     from ectorch.experiments.progress import Interrupted, Progress
     from ectorch.experiments.recipe import read_recipe
-    from ectorch.experiments.result import FLOAT_FILE, MODEL_FILE
+    from ectorch.experiments.result import FLOAT_FILE, MODEL_FILE, RESULT_FILE
     from ectorch.experiments.search import smallest
     from ectorch.experiments.tensorboard import TensorBoard
     from ectorch.experiments.training import train as run
@@ -63,12 +63,15 @@ def train(
     changes = {key: value for key, value in given.items() if value is not None}
     chosen = read_recipe(recipe, changes)
     folder = out or Path("runs") / chosen.name
+    had_ended, trained = (folder / RESULT_FILE).exists(), False
     board: AbstractContextManager[TensorBoard | None]
     board = TensorBoard(tensorboard) if tensorboard else nullcontext()
     try:
         with stop_on_signal() as should_stop, progress_bar(tables) as bars, board as events:
 
             def show(progress: Progress, point: str = "") -> None:
+                nonlocal trained
+                trained = True
                 bars(progress, point)
                 if events:
                     events(progress, point)
@@ -80,6 +83,8 @@ def train(
     except Interrupted:
         say(f"stopped; the same command goes on from the checkpoint in {folder}")
         raise typer.Exit(130) from None
+    if had_ended and not trained:
+        say(f"{folder}: this run ended before; to train anew choose another --out or delete it")
     picture = folder / "report.png"
     plot_run(folder / MODEL_FILE, folder / FLOAT_FILE, result, picture)
     tables.print(result_table(result))
