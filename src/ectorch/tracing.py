@@ -213,6 +213,22 @@ def _is_of_none(error: Exception) -> bool:
     return type(error) in (ValueError, AssertionError)  # what the network refuses
 
 
+class _Value(fx.Proxy):
+    """Finds nothing in a dict or set, though its value might."""
+
+    def __hash__(self) -> int:
+        assert isinstance(self.tracer, _Tracer)
+        self.tracer.asked = TypeError("a value that is not known is looked up")
+        return super().__hash__()
+
+    def __getattr__(self, name: str) -> fx.proxy.Attribute:
+        return _Part(self, name)
+
+
+class _Part(_Value, fx.proxy.Attribute):
+    """An attribute of a value."""
+
+
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True  # a read of a buffer shows, as one of a parameter does
 
@@ -222,7 +238,7 @@ class _Tracer(fx.Tracer):
         self.asked: Exception | None = None  # for values, which there are none of
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        made = super().proxy(node)
+        made = _Value(node, self)
         self._made.append(weakref.ref(made))
         return made
 
@@ -250,12 +266,13 @@ class _Tracer(fx.Tracer):
 
 def _check_forward(model: nn.Module) -> None:
     """Refuse a network whose class does not say what a call of it computes."""
-    own = "forward" in model.__dict__
-    if own or any(
-        getattr(type(model), name, None) is not getattr(nn.Module, name)
-        for name in ("__call__", "_call_impl", "_wrapped_call_impl")
+    calls = {"__call__", "_call_impl", "_wrapped_call_impl"}
+    what = "a forward of its own" if "forward" in vars(model) else ""
+    if any(
+        calls & vars(kind).keys() for kind in type(model).__mro__ if not _comes_with_torch(kind)
     ):
-        what = "a forward of its own" if own else "a class that overrides calls"
+        what = "a class that overrides calls"
+    if what:
         raise UnsupportedLayerError(f"this {type(model).__name__} has {what}: no trace shows it")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import deque
 from functools import partial
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 import ectorch as ec
@@ -350,7 +351,7 @@ class Keeps(nn.Module):
     def __init__(self, where):
         super().__init__()
         self.a, self.b, self.where = nn.Linear(4, 8), nn.Linear(8, 2), where
-        self.of_one, self.plain, self.deep = {}, type("Plain", (), {})(), [({"seen": set()},)]
+        self.of_one, self.plain, self.deep = {}, type("Plain", (), {})(), [({"seen": deque()},)]
 
     def forward(self, x):
         h = F.relu(self.a(x))
@@ -359,7 +360,7 @@ class Keeps(nn.Module):
         elif self.where == "object":
             self.plain.h = h
         elif self.where == "deep":
-            self.deep[0][0]["seen"].add(h)
+            self.deep[0][0]["seen"].append(h)
         elif self.where == "class":
             self.OF_ALL["h"] = h
         elif self.where == "global":
@@ -382,7 +383,7 @@ def test_what_is_kept_beside_attributes_is_found_and_put_back(where):
     with pytest.raises(UnsupportedLayerError, match=r"writes|keeps"):
         find_chains(net, forward_only=True)
     assert net.of_one == net.OF_ALL == vars(net.plain) == {}
-    assert net.deep == [({"seen": set()},)]
+    assert net.deep == [({"seen": deque()},)]
     KEPT.clear()
     assert find_chains(Keeps(""))
 
@@ -402,6 +403,27 @@ def test_a_path_on_which_a_missing_argument_fails_is_none():
     assert len(find_chains(Demands(""))) == 1
     with pytest.raises(UnsupportedLayerError, match="cannot trace"):
         find_chains(Fails(""))
+
+
+@pytest.mark.parametrize(
+    "where", [{8: None}, {8}, frozenset({8})], ids=lambda where: type(where).__name__
+)
+@pytest.mark.parametrize("ask", [lambda h: h.shape[1], lambda h: h.size(1)], ids=["part", "value"])
+def test_a_network_that_looks_up_what_the_trace_does_not_know_is_not_traced(ask, where):
+    class LooksUp(Asks):
+        def forward(self, x):
+            h = F.relu(self.a(x))
+            return h if ask(h) in where else self.b(h)
+
+    with pytest.raises(UnsupportedLayerError, match="looked up"):
+        find_chains(LooksUp(""))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_graph_modules_are_traced(whole):
+    graph = fx.symbolic_trace(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
+    net = graph if whole else nn.Sequential(graph)
+    assert len(find_chains(net, forward_only=True)) == 1
 
 
 @pytest.mark.parametrize(
