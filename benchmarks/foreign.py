@@ -165,17 +165,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=[*NETWORKS])
     arguments = parser.parse_args()
+    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
     rows = {}
     for name in arguments.only:
         rows[name] = measure(NETWORKS[name])
         print(name, json.dumps(rows[name]), flush=True)
         gc.collect()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     versions = {}
     for package in ("torch", "transformers", "timm"):
         versions[package] = importlib.metadata.version(package)
     written = {
-        "commit": commit.stdout.strip(),
+        "commit": commit,
         "command": f"python benchmarks/foreign.py --out {arguments.out}",
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "versions": {"ectorch": ec.__version__, **versions},

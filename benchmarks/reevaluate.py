@@ -30,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
+    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
     differing, same, images = [], [], {}
     for folder in FOLDERS:
         for point in json.loads((folder / "results.json").read_text())["points"]:
@@ -48,7 +49,7 @@ def main() -> None:
                 (same if as_before else differing).append(str(path))
                 print(path, f"{seen.error_percent:.2f} %", "same" if as_before else "DIFFERS")
     written = {
-        "commit": subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip(),
+        "commit": commit,
         "command": f"python benchmarks/reevaluate.py --out {arguments.out}",
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "versions": {"ectorch": ec.__version__, "torch": torch.__version__},

@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=2000)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
+    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
     changes = change_all(range(arguments.networks))
     rows = {
         name: {
@@ -87,7 +88,7 @@ def main() -> None:
         for name in REWRITES
     }
     written = {
-        "commit": subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip(),
+        "commit": commit,
         "command": f"python benchmarks/rewrites.py --networks {arguments.networks}",
         "seeds": [0, arguments.networks - 1],
         "tolerance": TOLERANCE,
