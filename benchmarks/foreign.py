@@ -1,6 +1,7 @@
 """Networks of other libraries, with all defaults: prepare, three steps, finalize, save, load.
 
-    pip install transformers; pip install --no-deps timm    # beside ectorch
+    pip install --constraint constraints.txt . transformers pillow
+    pip install --no-deps timm
     python benchmarks/foreign.py --out benchmarks/results/foreign.json
 
 GPT-2 and BERT of Transformers, four networks of timm and an LSTM of torch, at their real sizes with

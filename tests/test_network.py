@@ -13,12 +13,12 @@ from torch.nn.utils.parametrizations import orthogonal
 from ectorch import layers
 from ectorch.codebook import initial_log_gaps
 from ectorch.config import Config
+from ectorch.discrete import discrete_state_dict
 from ectorch.entropy import bit_size, entropy, hard_counts
 from ectorch.errors import ConfigError, UnsupportedLayerError
 from ectorch.lengths import free
 from ectorch.network import (
     convert,
-    discrete_state_dict,
     freeze_symbols,
     param_groups,
     penalty,

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from ectorch.chains import find_chains
 from ectorch.config import Config
+from ectorch.discrete import discrete_state_dict
 from ectorch.errors import ConfigError, UnsupportedLayerError
 from ectorch.experiments.networks import NETWORKS
 from ectorch.network import (
     convert,
-    discrete_state_dict,
     freeze_symbols,
     param_groups,
     penalty,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ectorch.covering import coverage
     from ectorch.errors import EctorchError, FormatError
     from ectorch.finalizing import finalize, snapshot
-    from ectorch.fit import fit_size, size_control
+    from ectorch.fit import fit_size
     from ectorch.measure import FileSize, SizeMeter, rate_bits
     from ectorch.network import (
         convert,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from ectorch.norms import discretize_norms, restore_norms
     from ectorch.storage import load, load_file, load_model, safe_open, save, save_file
+    from ectorch.targets import size_control
     from ectorch.units import remove_dead_units, restore_shapes, sort_units
 
 __version__ = "0.1.0"
@@ -33,7 +34,8 @@ _ROOMS = {
     "control": ("SizeControl", "ramp"),
     "covering": ("coverage",),
     "finalizing": ("finalize", "snapshot"),
-    "fit": ("fit_size", "size_control"),
+    "fit": ("fit_size",),
+    "targets": ("size_control",),
     "errors": ("EctorchError", "FormatError"),
     "measure": ("FileSize", "SizeMeter", "rate_bits"),
     "network": ("convert", "freeze_symbols", "param_groups", "penalty", "prepare"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 from reprlib import Repr
 from typing import Any
@@ -25,13 +26,30 @@ def check_module(function: str, model: Any) -> None:
 
 
 def check_real(name: str, value: Any) -> None:
-    """Refuse what is no number at all; `ectorch.checks.check_number` tells which ones may be.
+    """Refuse what is no number at all; `check_number` tells which ones may be.
 
     Raises:
         ConfigError: what ``name`` is.
     """
     if not isinstance(value, Real) or isinstance(value, bool):
         raise ConfigError(f"{name} = {shown(value)}: expected a number")
+
+
+def check_number(
+    name: str, value: Any, least: float = 0, most: float = math.inf, above: bool = False
+) -> None:
+    """Refuse what is no finite number from ``least`` to ``most``, or ``above`` the least.
+
+    Raises:
+        ConfigError: what ``name`` is, and what was expected.
+    """
+    known = isinstance(value, Real) and not isinstance(value, bool)
+    if known and least <= value <= most and value < math.inf and not (above and value == least):
+        return
+    expected = f"a number from {least} to {most}"
+    if most == math.inf:
+        expected = f"more than {least}" if above else f"a finite number, {least} or more"
+    raise ConfigError(f"{name} = {value if known else shown(value)}: expected {expected}")
 
 
 def shown(value: Any) -> str:

@@ -23,8 +23,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from ectorch.layers import constraints, kind_of
-from ectorch.tracing import Path, shared, tensors_of, trace
+from ectorch.layers import constraints
+from ectorch.memory import shared
+from ectorch.patch import kind_of
+from ectorch.tracing import Path, tensors_of, trace
 
 # and their dimensions of space
 CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from numbers import Real
 from typing import Any
 
 import torch
@@ -17,7 +15,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from ectorch.errors import ConfigError, UnsupportedLayerError
 from ectorch.layers import constraints
-from ectorch.tracing import span
+from ectorch.memory import span
 
 Place = tuple[str, nn.Module, str, Tensor]  # full name, module, its own name of it, the Parameter
 
@@ -29,23 +27,6 @@ _RECOMPUTED: dict[type, str] = {
     SpectralNorm: "torch.nn.utils.remove_spectral_norm",
     BasePruningMethod: "torch.nn.utils.prune.remove",
 }
-
-
-def check_number(
-    name: str, value: Any, least: float = 0, most: float = math.inf, above: bool = False
-) -> None:
-    """Refuse what is no finite number from ``least`` to ``most``, or ``above`` the least.
-
-    Raises:
-        ConfigError: what ``name`` is, and what was expected.
-    """
-    known = isinstance(value, Real) and not isinstance(value, bool)
-    if known and least <= value <= most and value < math.inf and not (above and value == least):
-        return
-    expected = f"a number from {least} to {most}"
-    if most == math.inf:
-        expected = f"more than {least}" if above else f"a finite number, {least} or more"
-    raise ConfigError(f"{name} = {value!r}: expected {expected}")
 
 
 def check_places(places: Sequence[Place]) -> None:

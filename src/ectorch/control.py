@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from ectorch.arguments import check_real
-from ectorch.checks import check_number
+from ectorch.arguments import check_number, check_real
 from ectorch.errors import ConfigError
 
 _FIRST_EXCESS = 1.6  # nats by which the size is above its target at the start of the ramp

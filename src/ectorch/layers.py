@@ -1,8 +1,7 @@
-"""How a parameter becomes constrained while its module, its name and its Parameter stay.
+"""What stands beside a constrained parameter, and what follows from it.
 
-``module.__class__`` is swapped for a cached subclass on which the parameter's name is a property:
-every read gives the relaxed tensor, whoever reads it. The Parameter stays in ``_parameters`` under
-its own name, so optimizers, checkpoints and tied weights see what they saw before. Beside it stand
+The Parameter stays in ``_parameters`` under its own name, so optimizers, checkpoints and ties
+see what they saw before; `ectorch.patch` makes reads give the relaxed tensor. Beside it stand
 ``<name>_log_gaps`` (the codebook), ``<name>_lengths`` (bits charged for each level) and
 ``<name>_bits`` (a weight's mean under them), whatever the relaxation trains, and once frozen
 ``<name>_symbols``.
@@ -11,28 +10,20 @@ its own name, so optimizers, checkpoints and tied weights see what they saw befo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ectorch.codebook import Codebook, CodebookKind, initial_log_gaps
-from ectorch.reads import put_back, read_of, source_of
 from ectorch.relaxation import Relaxation
-from ectorch.transforms import transformed
 
-_LOG_GAPS = "log_gaps"
-_LENGTHS = "lengths"
-_BITS = "bits"
-_SYMBOLS = "symbols"
-_CONSTRAINTS = "_ectorch_constraints"
-_LOADING = "_ectorch_loading"  # a state dict, which has the codebooks, too
-_DELTA = 1e-4  # smallest variance of an output, relative to the mean variance of its layer
+LOG_GAPS = "log_gaps"
+LENGTHS = "lengths"
+BITS = "bits"
+SYMBOLS = "symbols"
+CONSTRAINTS = "_ectorch_constraints"
 
 
 @dataclass(frozen=True)
@@ -60,58 +51,24 @@ class Constraint:
         """Suffixes of the tensors that may stand beside the parameter."""
         if self.relaxation is None:
             return ()
-        return (_LOG_GAPS, _LENGTHS, _BITS, _SYMBOLS, *self.extra)
+        return (LOG_GAPS, LENGTHS, BITS, SYMBOLS, *self.extra)
 
 
 def constraints(module: nn.Module) -> dict[str, Constraint]:
     """The constrained parameters of ``module`` itself, by name."""
-    found: dict[str, Constraint] = module.__dict__.get(_CONSTRAINTS, {})
+    found: dict[str, Constraint] = module.__dict__.get(CONSTRAINTS, {})
     return found
-
-
-def constrain(module: nn.Module, name: str, constraint: Constraint) -> None:
-    """Constrain ``module``'s own parameter ``name``, starting from its present values."""
-    weight = module._parameters[name]
-    assert weight is not None
-    if constraint.relaxation is not None:
-        log_gaps = _initial_log_gaps(constraint, weight)
-        log_gaps = nn.Parameter(log_gaps.to(weight.dtype), weight.requires_grad)
-        module.register_parameter(f"{name}_{_LOG_GAPS}", log_gaps)
-        codebook = Codebook.from_log_gaps(log_gaps.detach(), constraint.levels)
-        extra = constraint.relaxation.extra_variables(weight.detach(), codebook)
-        for suffix, value in extra.items():
-            trained = nn.Parameter(value, weight.requires_grad)
-            module.register_parameter(f"{name}_{suffix}", trained)
-        constraint = replace(constraint, extra=tuple(extra))
-        lengths = torch.zeros(constraint.levels, dtype=torch.float32, device=weight.device)
-        module.register_buffer(f"{name}_{_LENGTHS}", lengths)
-        module.register_buffer(f"{name}_{_BITS}", lengths.sum())
-    _set_constraints(module, {**constraints(module), name: constraint})
-    if constraint.relaxation is not None:
-        refresh_lengths(module, name)
-
-
-def tie(module: nn.Module, name: str, other: nn.Module, other_name: str) -> None:
-    """Constrain ``module.name`` as ``other.other_name``, whose Parameter it shares, is."""
-    constraint = constraints(other)[other_name]
-    for suffix in constraint.added:
-        mine, theirs = f"{name}_{suffix}", f"{other_name}_{suffix}"
-        if theirs in other._parameters:
-            module.register_parameter(mine, other._parameters[theirs])
-        elif theirs in other._buffers:
-            module.register_buffer(mine, other._buffers[theirs])
-    _set_constraints(module, {**constraints(module), name: constraint})
 
 
 def latent_names(names: Collection[str]) -> list[str]:
     """Those of a state dict's ``names`` whose tensors train, beside a codebook, on no level yet."""
-    added = [f"_{suffix}" for suffix in (_LOG_GAPS, _LENGTHS, _BITS)]
+    added = [f"_{suffix}" for suffix in (LOG_GAPS, LENGTHS, BITS)]
     return [name for name in names if all(f"{name}{suffix}" in names for suffix in added)]
 
 
 def codebook(module: nn.Module, name: str) -> Codebook:
     """The present codebook of a constrained parameter; differentiable."""
-    log_gaps = module._parameters[f"{name}_{_LOG_GAPS}"]
+    log_gaps = module._parameters[f"{name}_{LOG_GAPS}"]
     assert log_gaps is not None
     return Codebook.from_log_gaps(log_gaps, constraints(module)[name].levels)
 
@@ -126,7 +83,7 @@ def variables(module: nn.Module, name: str) -> dict[str, Tensor]:
 
 def frozen_symbols(module: nn.Module, name: str) -> Tensor | None:
     """The symbols of a parameter that `freeze` fixed, else None."""
-    return module._buffers.get(f"{name}_{_SYMBOLS}")
+    return module._buffers.get(f"{name}_{SYMBOLS}")
 
 
 def trained_names(module: nn.Module, name: str) -> tuple[str, ...]:
@@ -144,15 +101,15 @@ def freeze(module: nn.Module, name: str, trained: tuple[str, ...] | None = None)
     if constraint.relaxation is None or frozen_symbols(module, name) is not None:
         return
     symbols = constraint.relaxation.symbols(variables(module, name), codebook(module, name))
-    module.register_buffer(f"{name}_{_SYMBOLS}", symbols.to(torch.int32))
+    module.register_buffer(f"{name}_{SYMBOLS}", symbols.to(torch.int32))
     trained = trained_names(module, name) if trained is None else trained
     constraints(module)[name] = replace(constraint, trained=trained)
     for tensor in variables(module, name).values():
         tensor.requires_grad_(False)
 
 
-def _thaw(module: nn.Module, name: str) -> None:
-    if module._buffers.pop(f"{name}_{_SYMBOLS}", None) is not None:
+def thaw(module: nn.Module, name: str) -> None:
+    if module._buffers.pop(f"{name}_{SYMBOLS}", None) is not None:
         for suffix in constraints(module)[name].trained:
             variables(module, name)[suffix].requires_grad_()
 
@@ -169,11 +126,11 @@ def refresh_lengths(module: nn.Module, name: str) -> None:
     trained = variables(module, name)
     counts = relaxation.counts(trained, book)
     lengths = relaxation.lengths(counts, book.zero)
-    _buffer(module, name, _LENGTHS).copy_(lengths)
-    weight, log_gaps = trained["weight"], module._parameters[f"{name}_{_LOG_GAPS}"]
+    _buffer(module, name, LENGTHS).copy_(lengths)
+    weight, log_gaps = trained["weight"], module._parameters[f"{name}_{LOG_GAPS}"]
     assert log_gaps is not None
     finite = 0.0 * sum(t.sum(dtype=torch.float64) for t in (weight, log_gaps))
-    _buffer(module, name, _BITS).copy_(counts @ lengths / max(weight.numel(), 1) + finite)
+    _buffer(module, name, BITS).copy_(counts @ lengths / max(weight.numel(), 1) + finite)
 
 
 def relaxed_bits(module: nn.Module, name: str) -> Tensor:
@@ -187,8 +144,8 @@ def relaxed_bits(module: nn.Module, name: str) -> Tensor:
         for key, t in trained.items():
             axis = t.ndim - trained["weight"].ndim  # logits have levels first
             trained[key] = t.index_copy(axis, row, t.detach().index_select(axis, row))
-    charge = relaxation.charge(trained, book, _buffer(module, name, _LENGTHS))
-    bits = _buffer(module, name, _BITS).double() * trained["weight"].numel()
+    charge = relaxation.charge(trained, book, _buffer(module, name, LENGTHS))
+    bits = _buffer(module, name, BITS).double() * trained["weight"].numel()
     return bits + (charge - charge.detach())
 
 
@@ -250,276 +207,20 @@ def mean(module: nn.Module, name: str) -> Tensor:
     return relaxation.moments(variables(module, name), codebook(module, name))[0]
 
 
-def release(module: nn.Module) -> None:
-    """Make a plain module again, of its own class, that holds the discrete tensors."""
-    for name, constraint in constraints(module).items():
-        weight = module._parameters[name]
-        assert weight is not None
-        weight.data.copy_(hard(module, name))
-        _thaw(module, name)
-        for suffix in constraint.added:
-            module._parameters.pop(f"{name}_{suffix}", None)
-            module._buffers.pop(f"{name}_{suffix}", None)
-    _set_constraints(module, {})
-
-
-def abandon(module: nn.Module, name: str) -> None:
-    """Undo `constrain` or `tie`, as far as it went; the Parameter is as it was."""
-    constraint = constraints(module).get(name)
-    suffixes = (_LOG_GAPS, _LENGTHS, _BITS) if constraint is None else constraint.added
-    for suffix in suffixes:
-        module._parameters.pop(f"{name}_{suffix}", None)
-        module._buffers.pop(f"{name}_{suffix}", None)
-    _set_constraints(module, {n: c for n, c in constraints(module).items() if n != name})
-
-
-def _set_constraints(module: nn.Module, new: dict[str, Constraint]) -> None:
-    base = kind_of(module)
-    module.__dict__.pop(_CONSTRAINTS, None)
-    if new:
-        module.__dict__[_CONSTRAINTS] = new
-    module.__class__ = _constrained_class(base, tuple(sorted(new))) if new else base
-
-
-def kind_of(module: nn.Module) -> type[nn.Module]:
-    """The module's own class, whether it is constrained or not."""
-    kind: type[nn.Module] = getattr(type(module), "_ectorch_base", type(module))
-    return kind
-
-
-@contextmanager
-def unconstrained(model: nn.Module) -> Iterator[None]:
-    """Meanwhile every module has its own class, so that reads give the Parameters themselves."""
-    kinds = [(module, type(module)) for module in model.modules() if constraints(module)]
-    try:
-        for module, _ in kinds:
-            module.__class__ = kind_of(module)
-        yield
-    finally:
-        for module, kind in kinds:
-            module.__class__ = kind
-
-
-def _constrained_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
-    """The subclass of ``base`` whose parameters ``names`` read as their relaxed tensors."""
-    if (base, names) in _CLASSES:
-        return _CLASSES[base, names]
-    namespace: dict[str, Any] = {
-        "_ectorch_base": base,
-        "__module__": base.__module__,
-        "__reduce_ex__": _reduce_ex,
-        "__setattr__": _setattr,
-        "__delattr__": _delattr,
-        "register_parameter": _register_parameter,
-        "_ectorch_refusal": _refusal,
-        "_ectorch_beside": _beside,
-        "_load_from_state_dict": _load_from_state_dict,
-    }
-    for name in names:
-        namespace[name] = property(partial(_read, name=name))
-    if issubclass(base, nn.RNNBase):
-        namespace["_flat_weights"] = _FLAT_WEIGHTS
-    multiply = _MULTIPLY.get(base.forward)
-    if multiply is not None:
-        namespace["forward"] = _moments_forward(base.forward, multiply)
-    kind = type(f"Constrained{base.__name__}", (base,), namespace)
-    return _CLASSES.setdefault((base, names), kind)
-
-
-_CLASSES: dict[tuple[type[nn.Module], tuple[str, ...]], type[nn.Module]] = {}
-
-
-def _read(module: nn.Module, name: str) -> Any:
-    if name not in constraints(module):  # made by calling the class
-        return kind_of(module).__getattr__(module, name)
-    try:
-        if torch.compiler.is_compiling() or transformed() or torch.is_inference_mode_enabled():
-            return relaxed(module, name)
-        with torch.enable_grad():  # as a Parameter, it can be used with gradients later
-            return read_of(module, name, relaxed(module, name))
-    except AttributeError as error:  # nn.Module would go on to answer with the raw Parameter
-        raise RuntimeError(f"{type(module).__name__}.{name}: {error}") from error
-
-
-def _refusal(module: nn.Module, name: str) -> str | None:
-    """Why a write to the Parameter would change no read."""
-    constraint = constraints(module).get(name)
-    if frozen_symbols(module, name) is not None:
-        return "its symbols are frozen"
-    if constraint is None or constraint.relaxation is None or constraint.relaxation.trains_weight:
-        return None
-    return "reads follow what the relaxation trains beside it"
-
-
-def _beside(module: nn.Module, name: str) -> list[nn.Parameter]:
-    """What is trained beside a Parameter: its codebook, and what its relaxation has."""
-    own = module._parameters
-    found = [own.get(f"{name}_{suffix}") for suffix in constraints(module)[name].added]
-    return [parameter for parameter in found if parameter is not None]
-
-
-def _setattr(self: nn.Module, name: str, value: Any) -> None:
-    """Assigning what another constrained parameter reads as ties the two (``b.weight = a.weight``).
-
-    This is how Transformers ties embeddings, before `prepare` or after it. A new Parameter is
-    constrained as the old one was, and the codebook starts anew from it; None is left alone.
-    """
-    constraint, source = constraints(self).get(name), source_of(value)
-    if constraint is None or _LOADING in self.__dict__:
-        type(self)._ectorch_base.__setattr__(self, name, value)  # type: ignore[attr-defined]
-    elif source is not None:
-        if source != (self, name):
-            other, other_name = source
-            abandon(self, name)
-            self._parameters[name] = other._parameters[other_name]
-            tie(self, name, other, other_name)
-    elif value is None:
-        abandon(self, name)
-        setattr(self, name, None)
-    else:
-        shape, kind = variables(self, name)["weight"].shape, kind_of(self)
-        if frozen_symbols(self, name) is not None:
-            raise RuntimeError(f"{kind.__name__}.{name}: its symbols are frozen: convert first")
-        if constraint.extra and getattr(value, "shape", shape) != shape:
-            raise RuntimeError(
-                f"{kind.__name__}.{name}: shape {tuple(value.shape)}, and what its relaxation "
-                f"trains has {tuple(shape)}: convert first"
-            )
-        kind.__setattr__(self, name, value)
-        if constraint.relaxation is not None:
-            _restart(self, name, constraint)
-            refresh_lengths(self, name)
-
-
-def _delattr(self: nn.Module, name: str) -> None:
-    if name in constraints(self):
-        raise _taken(self, name)
-    type(self)._ectorch_base.__delattr__(self, name)  # type: ignore[attr-defined]
-
-
-def _register_parameter(self: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-    """As of the base class, but for prunings and weight norms, which take a Parameter away."""
-    read = source_of(parameter)
-    for own in constraints(self):
-        if self._parameters.get(own) is None or read == (self, own):
-            put_back(self, own)
-            raise _taken(self, own)
-    type(self)._ectorch_base.register_parameter(self, name, parameter)  # type: ignore[attr-defined]
-
-
-def _taken(module: nn.Module, name: str) -> RuntimeError:
-    kind = kind_of(module).__name__
-    return RuntimeError(f"{kind}.{name} is constrained: change it before prepare, or convert first")
-
-
-# nn.RNNBase multiplies with a list that it keeps beside its parameters
-_FLAT_WEIGHTS = property(
-    lambda self: [getattr(self, name) for name in self._flat_weights_names],
-    lambda self, weights: None,
-)
-
-
 @torch.no_grad()
-def _reduce_ex(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
-    """As the base class would, with its ``__getstate__``, but through a class that can be found."""
-    kind: Any = type(self)
-    names = tuple(sorted(constraints(self)))
-    return _rebuild, (kind._ectorch_base, names), *object.__reduce_ex__(self, max(protocol, 2))[2:]
-
-
-def _rebuild(base: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
-    kind = _constrained_class(base, names)
-    return kind.__new__(kind)
-
-
-def _moments_forward(plain: Callable[..., Tensor], multiply: Callable[..., Tensor]) -> Any:
-    """Local reparametrisation (Kingma et al., 2015): noise on outputs in place of on weights."""
-
-    def forward(self: nn.Module, input: Tensor) -> Tensor:
-        constraint = constraints(self).get("weight")
-        relaxation = constraint.relaxation if constraint is not None else None
-        if not self.training or relaxation is None or frozen_symbols(self, "weight") is not None:
-            return plain(self, input)
-        assert constraint is not None
-        if constraint.forward != "moments":
-            return plain(self, input)
-        mean, variance = relaxation.moments(variables(self, "weight"), codebook(self, "weight"))
-        output = multiply(self, input, mean, self.bias)
-        spread = multiply(self, input.square(), variance, None)
-        floor = _DELTA * spread.detach().mean() + torch.finfo(spread.dtype).tiny
-        return output + torch.randn_like(output) * torch.maximum(spread, floor).sqrt()
-
-    return forward
-
-
-def _convolve(module: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    output: Tensor = module._conv_forward(input, weight, bias)
-    return output
-
-
-def _multiply(module: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(input, weight, bias)
-
-
-_MULTIPLY: dict[Any, Callable[..., Tensor]] = {
-    nn.Linear.forward: _multiply,
-    **{kind.forward: _convolve for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)},
-}
-
-
-def _load_from_state_dict(
-    self: nn.Module,
-    state_dict: dict[str, Any],
-    prefix: str,
-    local_metadata: dict[str, Any],
-    strict: bool,
-    missing_keys: list[str],
-    unexpected_keys: list[str],
-    error_msgs: list[str],
-) -> None:
-    """A plain checkpoint fits: what it lacks starts from the weights it brings.
-
-    The parameter is frozen afterwards if the checkpoint has its symbols.
-    """
-    for name, constraint in constraints(self).items():
-        if _SYMBOLS in constraint.added and f"{prefix}{name}_{_SYMBOLS}" in state_dict:
-            freeze(self, name)
-    self.__dict__[_LOADING] = True
-    try:
-        type(self)._ectorch_base._load_from_state_dict(  # type: ignore[attr-defined]
-            *(self, state_dict, prefix, local_metadata, strict),
-            *(missing_keys, unexpected_keys, error_msgs),
-        )
-    finally:
-        del self.__dict__[_LOADING]
-    for name, constraint in constraints(self).items():
-        if constraint.relaxation is None or f"{prefix}{name}" not in state_dict:
-            continue
-        absent = {s for s in constraint.added if f"{prefix}{name}_{s}" in missing_keys}
-        for suffix in absent:
-            missing_keys.remove(f"{prefix}{name}_{suffix}")
-        if _SYMBOLS in absent:
-            _thaw(self, name)
-        if absent - {_SYMBOLS, _LENGTHS, _BITS}:
-            _restart(self, name, constraint)
-        if _LENGTHS in absent:
-            refresh_lengths(self, name)
-
-
-@torch.no_grad()
-def _restart(module: nn.Module, name: str, constraint: Constraint) -> None:
+def restart(module: nn.Module, name: str, constraint: Constraint) -> None:
     """Start the codebook and the relaxation's variables from the present weight."""
     assert constraint.relaxation is not None
     weight = variables(module, name)["weight"].detach()
-    log_gaps = module._parameters[f"{name}_{_LOG_GAPS}"]
+    log_gaps = module._parameters[f"{name}_{LOG_GAPS}"]
     assert log_gaps is not None
-    log_gaps.copy_(_initial_log_gaps(constraint, weight))
+    log_gaps.copy_(starting_log_gaps(constraint, weight))
     fresh = constraint.relaxation.extra_variables(weight, codebook(module, name))
     for suffix, value in fresh.items():
         variables(module, name)[suffix].copy_(value)
 
 
-def _initial_log_gaps(constraint: Constraint, weight: Tensor) -> Tensor:
+def starting_log_gaps(constraint: Constraint, weight: Tensor) -> Tensor:
     c = constraint
     return initial_log_gaps(c.codebook, weight, c.levels, c.reach, c.keep_grid)
 

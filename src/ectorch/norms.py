@@ -21,8 +21,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ectorch.arguments import check_module
 from ectorch.batches import Batches, Run, check_runs, joined, listed
 from ectorch.errors import ConfigError, UnsupportedLayerError
-from ectorch.layers import kind_of
-from ectorch.tracing import Reads, shared, tensors_of, trace
+from ectorch.memory import shared
+from ectorch.patch import kind_of
+from ectorch.tracing import Reads, tensors_of, trace
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")

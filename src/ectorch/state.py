@@ -22,8 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from ectorch import layers
+from ectorch.discrete import discrete_state_dict
 from ectorch.errors import MismatchError, UnsupportedTensorError
-from ectorch.network import discrete_state_dict
 
 _EXTRA_STATE = "_extra_state"  # torch's key for what `get_extra_state` gives
 _MOST_PROBLEMS = 10  # that one error lists

@@ -10,7 +10,7 @@ import gc
 import inspect
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from ectorch import layers
+from ectorch import patch
 from ectorch.errors import UnsupportedLayerError
+from ectorch.memory import meet, span
 
 _MOST_PATHS = 128
 _MOST_HELD = 10_000  # containers that are watched, and what one of them holds
@@ -37,8 +37,6 @@ _FORMS = {
     *("dtype", "itemsize", "element_size", "nbytes", "device", "get_device", "requires_grad"),
     *("layout", "stride", "storage_offset"),
 }
-
-Span = tuple[str, int, int]  # device, first byte, and the one past the last
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def trace(model: nn.Module) -> list[Path]:
     variants = list(product(_modes(model), (True, False), *arguments.values()))
     if len(variants) > _MOST_PATHS:
         raise UnsupportedLayerError(f"{name}.forward has {len(variants)} paths to trace")
-    with _as_it_was(model), layers.unconstrained(model):
+    with _as_it_was(model), patch.unconstrained(model):
         paths = [
             _trace(model, modes, gradients, dict(zip(arguments, values, strict=True)))
             for modes, gradients, *values in variants
@@ -86,41 +84,6 @@ def tensors_of(module: nn.Module) -> list[Tensor]:
     """Parameters and buffers of a module itself."""
     held = (*module._parameters.values(), *module._buffers.values())
     return [tensor for tensor in held if tensor is not None]
-
-
-def span(tensor: Tensor) -> Span | None:
-    """The memory that a tensor reaches over; None where it has none of its own."""
-    if is_lazy(tensor) or tensor.layout != torch.strided or tensor.is_meta or not tensor.numel():
-        return None
-    try:
-        start = tensor.data_ptr()
-    except RuntimeError:  # a tensor that others make up
-        start = 0
-    if not start:
-        return None
-    steps = zip(tensor.shape, tensor.stride(), strict=True)
-    last = sum((size - 1) * stride for size, stride in steps)
-    return str(tensor.device), start, start + (last + 1) * tensor.element_size()
-
-
-def shared(tensors: Iterable[Tensor]) -> set[int]:
-    """Ids of ``tensors`` that are among them twice, or reach over the same memory as another."""
-    found: set[int] = set()
-    seen: set[int] = set()
-    spans: list[tuple[Span, int]] = []
-    for tensor in tensors:
-        if id(tensor) in seen:
-            found.add(id(tensor))
-        elif (own := span(tensor)) is not None:
-            spans.append((own, id(tensor)))
-        seen.add(id(tensor))
-    farthest: tuple[Span, int] | None = None
-    for (device, start, end), tensor_id in sorted(spans):
-        if farthest is not None and farthest[0][0] == device and start < farthest[0][2]:
-            found |= {farthest[1], tensor_id}
-        if farthest is None or farthest[0][0] != device or end > farthest[0][2]:
-            farthest = (device, start, end), tensor_id
-    return found
 
 
 class Reads(TorchFunctionMode):
@@ -146,7 +109,7 @@ class Reads(TorchFunctionMode):
             if isinstance(leaf, Tensor):
                 place = span(leaf)
                 self.found.update(
-                    name for name, own in self._own.items() if name == id(leaf) or _meet(own, place)
+                    name for name, own in self._own.items() if name == id(leaf) or meet(own, place)
                 )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -156,12 +119,6 @@ class Reads(TorchFunctionMode):
         if not asks and not self.paused:
             self.note((args, kwargs))
         return func(*args, **(kwargs or {}))
-
-
-def _meet(one: Span | None, other: Span | None) -> bool:
-    if one is None or other is None:
-        return False
-    return one[0] == other[0] and one[1] < other[2] and other[1] < one[2]
 
 
 def _modes(model: nn.Module) -> list[dict[nn.Module, bool]]:
@@ -294,7 +251,7 @@ def _check_graph(model: nn.Module, graph: fx.Graph) -> None:
 
 def _is_torchs(module: nn.Module) -> bool:
     """Whether a module runs torch's code alone, as far as its class and attributes say."""
-    return all(map(_comes_with_torch, (layers.kind_of(module), *vars(module).values())))
+    return all(map(_comes_with_torch, (patch.kind_of(module), *vars(module).values())))
 
 
 def _comes_with_torch(value: Any) -> bool:

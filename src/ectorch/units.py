@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ectorch import layers
+from ectorch import layers, patch
 from ectorch.arguments import check_module
 from ectorch.chains import LAYERS, NORMS, Chain, find_chains, own_names, weight_of
 from ectorch.errors import ConfigError, UnsupportedLayerError
@@ -153,7 +153,7 @@ def restored(module: nn.Module, name: str, tensor: Tensor) -> Tensor:
 def fit_shapes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Cut what is larger than in ``state``, which was saved after units were removed."""
     for prefix, module in model.named_modules():
-        if layers.kind_of(module) not in (*LAYERS, *NORMS):
+        if patch.kind_of(module) not in (*LAYERS, *NORMS):
             continue
         for name in own_names(module):
             own, wanted = _raw(module, name), state[f"{prefix}.{name}" if prefix else name]
@@ -342,11 +342,11 @@ def _forms(module: nn.Module, name: str) -> Iterator[tuple[dict[str, Any], str]]
 
 def _set_features(module: Any) -> None:
     """Let a module's own numbers of features say what its tensors are."""
-    if layers.kind_of(module) is nn.Linear:
+    if patch.kind_of(module) is nn.Linear:
         module.out_features, module.in_features = weight_of(module).shape
-    elif layers.kind_of(module) in LAYERS:
+    elif patch.kind_of(module) in LAYERS:
         module.out_channels, module.in_channels = weight_of(module).shape[:2]
-    elif layers.kind_of(module) in NORMS and module.running_mean is not None:
+    elif patch.kind_of(module) in NORMS and module.running_mean is not None:
         module.num_features = len(module.running_mean)
 
 

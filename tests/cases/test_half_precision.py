@@ -8,8 +8,8 @@ from torch import nn
 
 import ectorch as ec
 from ectorch.codebook import Codebook, initial_log_gaps
+from ectorch.discrete import discrete_state_dict, mean_state_dict
 from ectorch.lengths import RULES
-from ectorch.network import discrete_state_dict, mean_state_dict
 from ectorch.relaxation import Bracket, Categorical, Hard
 
 DTYPES = [torch.float64, torch.bfloat16, torch.float16]

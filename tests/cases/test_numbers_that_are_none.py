@@ -10,9 +10,9 @@ from torch import nn
 
 import ectorch as ec
 from ectorch.codebook import Codebook, check_finite, initial_log_gaps
+from ectorch.discrete import discrete_state_dict
 from ectorch.errors import DivergedError
 from ectorch.lengths import RULES
-from ectorch.network import discrete_state_dict
 from ectorch.relaxation import Bracket, Categorical, Hard
 
 LEVELS = 6

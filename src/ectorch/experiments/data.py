@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ectorch.bitstream import write_atomic
-from ectorch.errors import DataError
+from ectorch.errors import DataError, RecipeError
 
 _TIMEOUT_SECONDS = 300
 _DIGITS_TEST = 297
@@ -112,6 +112,19 @@ def hold_out(split: Split, count: int, seed: int = _HOLDOUT_SEED) -> tuple[Split
 def most_held_out(split: Split) -> int:
     """How many images of a split can be held out."""
     return len(split) // 6
+
+
+def check_holdout(data: DataSet, count: int) -> None:
+    """Refuse to hold out more training images than there is room for.
+
+    Raises:
+        RecipeError: how many there may be.
+    """
+    if count > (most := most_held_out(data.train)):
+        raise RecipeError(
+            f"holdout = {count:,}: {data.name} has {len(data.train):,} training images, of which a "
+            f"sixth can be held out: expected {most:,} at most"
+        )
 
 
 def _fetch(name: str, download: _Download, folder: Path) -> None:

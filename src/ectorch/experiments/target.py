@@ -14,9 +14,10 @@ from ectorch.config import Config
 from ectorch.control import SizeControl
 from ectorch.errors import ConfigError, RecipeError
 from ectorch.experiments.recipe import Recipe
-from ectorch.fit import asked_bytes, check_reachable, fit_size, size_range
+from ectorch.fit import fit_size
 from ectorch.measure import SizeMeter
 from ectorch.network import prepare
+from ectorch.targets import asked_bytes, check_reachable, size_range
 
 _OBSERVATIONS = 200  # of the size, in a training
 _LEAST_STEPS = 4  # from one to the next

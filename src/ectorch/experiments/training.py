@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ectorch.bitstream import write_atomic
 from ectorch.control import ramp
+from ectorch.discrete import discrete_state_dict
 from ectorch.errors import DivergedError, FormatError, RecipeError, TrainingError
 from ectorch.experiments import data as data_sets
 from ectorch.experiments.augment import augment
@@ -37,7 +38,6 @@ from ectorch.finalizing import finalize
 from ectorch.measure import SizeMeter
 from ectorch.network import (
     convert,
-    discrete_state_dict,
     freeze_symbols,
     param_groups,
     penalty,
@@ -103,7 +103,7 @@ def train(
         raise TrainingError(f"{torch.get_num_threads()} threads, the recipe asks {recipe.threads}")
     data = data_sets.load(recipe.data)
     check_images(recipe.network, data.name, data.train.images)
-    _check_holdout(recipe, data)
+    data_sets.check_holdout(data, recipe.holdout)
     out.mkdir(parents=True, exist_ok=True)
     run = _Run(recipe, data, out, on_progress, should_stop, float_file)
     with warnings.catch_warnings():
@@ -386,14 +386,6 @@ class _Run:
         self.meter.load_state_dict(saved["meter"])
         if self.target:
             self.target.control.load_state_dict(saved["control"])
-
-
-def _check_holdout(recipe: Recipe, data: DataSet) -> None:
-    if recipe.holdout > (most := data_sets.most_held_out(data.train)):
-        raise RecipeError(
-            f"holdout = {recipe.holdout:,}: {data.name} has {len(data.train):,} training images, "
-            f"of which a sixth can be held out: expected {most:,} at most"
-        )
 
 
 def _lr_share(progress: float, stage: Stage) -> float:
