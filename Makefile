@@ -19,7 +19,7 @@ SANITIZED := -O1 -g -D_GLIBCXX_ASSERTIONS -fsanitize=address,undefined -fno-sani
 .PHONY: demo reproduce-mnist reproduce-cifar10 quick-cifar10 test compiled lint fuzz fuzz-native fuzz-reader check-native clean
 
 demo: $(VENV)/.experiments
-	$(BIN)/ectorch train recipes/lenet-300-100/recipe.toml --out runs/demo
+	$(BIN)/ectorch train lenet-300-100 --out runs/demo
 
 # every run resumes, and none that has ended is repeated; hours: results/mnist/results.md has minutes a run
 reproduce-mnist: $(VENV)/.experiments

@@ -20,7 +20,7 @@ import numpy as np
 from peers.side import narrow
 
 from ectorch.bitstream import RawTensor, Reader, write_atomic
-from ectorch.bitstream.levels import find_levels
+from ectorch.bitstream.codings.codebook import find_levels
 from ectorch.errors import DataError
 from ectorch.experiments.data import _run, cache_folder
 

@@ -169,7 +169,7 @@ def points_of(
             if walk and points:
                 before = {point.name: point for point in points}[step.get("after", points[-1].name)]
                 changes["start"] = str(before.runs[at][1] / MODEL_FILE)
-            path = Path(step.get("recipe", curve.get("recipe")))
+            path = step.get("recipe", curve.get("recipe"))
             if quick:
                 changes |= _shortened(path, changes, quick)
             name = f"{curve['name']}-{step['name']}-seed-{seed}"

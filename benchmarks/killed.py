@@ -1,7 +1,7 @@
 """A command that is killed on its way, and given again, ends in the same files.
 
-    python benchmarks/killed.py targeted train recipes/lenet-300-100/recipe.toml --target-ratio 100
-    python benchmarks/killed.py sweep sweep recipes/lenet-300-100/recipe.toml --points 8
+    python benchmarks/killed.py targeted train lenet-300-100 --target-ratio 100
+    python benchmarks/killed.py sweep sweep lenet-300-100 --points 8
 
 The first word names the result; the rest is a command of `ectorch`, which is run undisturbed, then
 once more with SIGKILL at the given shares of that time. Whatever .ect files the two leave are

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import ectorch as ec
-from ectorch.norms import discretize_norms
+from ectorch.rewrite.norms import discretize_norms
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/cases"))
 from random_networks import random_network

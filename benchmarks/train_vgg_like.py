@@ -25,11 +25,11 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
 import ectorch as ec
-from ectorch.control import ramp
 from ectorch.experiments import data
 from ectorch.experiments.data import Split
 from ectorch.experiments.evaluation import evaluate, pixels
 from ectorch.experiments.networks import VGGLike
+from ectorch.size.control import ramp
 
 HELD_OUT, HELD_OUT_SEED = 5000, 1234
 RE_ESTIMATED = 10_000  # images from which the hard network's batch norms are re-estimated

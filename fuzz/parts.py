@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ectorch.bitstream.index import Entry, decode_header, encode_header, place
+from ectorch.bitstream.file.index import Entry, decode_header, encode_header, place
 from ectorch.bitstream.wire import Cursor, varint
 
 Parts = tuple[dict[str, str], list[Entry], list[bytes]]  # a payload for each entry

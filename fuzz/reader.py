@@ -19,9 +19,9 @@ import atheris
 from parts import Parts, assemble, put_together, take_apart
 
 from ectorch.bitstream import DTYPES, Reader, load_file, native
-from ectorch.bitstream import reader as reading
-from ectorch.bitstream.codings import Coding
-from ectorch.bitstream.index import Entry
+from ectorch.bitstream.codings.choose import Coding
+from ectorch.bitstream.file import reader as reading
+from ectorch.bitstream.file.index import Entry
 from ectorch.errors import FormatError
 
 LIMIT = 1 << 15  # max_decoded_bytes

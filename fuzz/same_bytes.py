@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ectorch.bitstream import RawTensor, Reader, context_model, native, ranscoder, static
-from ectorch.bitstream.levels import find_levels
+from ectorch.bitstream import RawTensor, Reader, native
+from ectorch.bitstream.codings import static
+from ectorch.bitstream.codings.codebook import find_levels
+from ectorch.bitstream.plain import context_model, ranscoder
 
 ROOT = Path(__file__).parent.parent
 FILES = [*sorted(ROOT.glob("tests/golden/*.ect")), *sorted(ROOT.glob("results/mnist/*seed-0.ect"))]

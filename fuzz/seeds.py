@@ -9,21 +9,20 @@ from pathlib import Path
 import numpy as np
 from parts import assemble, put_together
 
-from ectorch.bitstream import (
-    DTYPES,
-    RawTensor,
+from ectorch.bitstream import DTYPES, RawTensor
+from ectorch.bitstream.codings.choose import (
+    Coding,
     context,
-    context_model,
+    count_nonzeros,
     floats,
     planes,
     rans,
-    ranscoder,
     static,
 )
-from ectorch.bitstream.codings import Coding, count_nonzeros
-from ectorch.bitstream.context import Alphabet, Layout
-from ectorch.bitstream.index import Entry
-from ectorch.bitstream.levels import find_levels
+from ectorch.bitstream.codings.codebook import find_levels
+from ectorch.bitstream.codings.context import Alphabet, Layout
+from ectorch.bitstream.file.index import Entry
+from ectorch.bitstream.plain import context_model, ranscoder
 
 CORPUS = Path(__file__).parent / "corpus"
 LEVELS = 5

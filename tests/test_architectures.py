@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import ectorch as ec
-from ectorch.layers import constraints
+from ectorch.constrain.modules import constraints
 
 
 class Tied(nn.Module):

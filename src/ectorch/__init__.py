@@ -8,40 +8,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ectorch.config import Config
-    from ectorch.control import SizeControl, ramp
-    from ectorch.covering import coverage
+    from ectorch.constrain.config import Config
     from ectorch.errors import EctorchError, FormatError
     from ectorch.finalizing import finalize, snapshot
-    from ectorch.fit import fit_size
-    from ectorch.measure import FileSize, SizeMeter, rate_bits
-    from ectorch.network import (
+    from ectorch.rewrite.norms import discretize_norms, restore_norms
+    from ectorch.rewrite.units import remove_dead_units, restore_shapes, sort_units
+    from ectorch.size.control import SizeControl, ramp
+    from ectorch.size.coverage import coverage
+    from ectorch.size.fit import fit_size
+    from ectorch.size.measure import FileSize, SizeMeter, rate_bits
+    from ectorch.size.targets import size_control
+    from ectorch.storage.files import load, load_file, load_model, safe_open, save, save_file
+    from ectorch.workflow import (
         convert,
         freeze_symbols,
         param_groups,
         penalty,
         prepare,
     )
-    from ectorch.norms import discretize_norms, restore_norms
-    from ectorch.storage import load, load_file, load_model, safe_open, save, save_file
-    from ectorch.targets import size_control
-    from ectorch.units import remove_dead_units, restore_shapes, sort_units
 
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "config": ("Config",),
-    "control": ("SizeControl", "ramp"),
-    "covering": ("coverage",),
-    "finalizing": ("finalize", "snapshot"),
-    "fit": ("fit_size",),
-    "targets": ("size_control",),
+    "constrain.config": ("Config",),
     "errors": ("EctorchError", "FormatError"),
-    "measure": ("FileSize", "SizeMeter", "rate_bits"),
-    "network": ("convert", "freeze_symbols", "param_groups", "penalty", "prepare"),
-    "norms": ("discretize_norms", "restore_norms"),
-    "storage": ("load", "load_file", "load_model", "safe_open", "save", "save_file"),
-    "units": ("remove_dead_units", "restore_shapes", "sort_units"),
+    "finalizing": ("finalize", "snapshot"),
+    "rewrite.norms": ("discretize_norms", "restore_norms"),
+    "rewrite.units": ("remove_dead_units", "restore_shapes", "sort_units"),
+    "size.control": ("SizeControl", "ramp"),
+    "size.coverage": ("coverage",),
+    "size.fit": ("fit_size",),
+    "size.measure": ("FileSize", "SizeMeter", "rate_bits"),
+    "size.targets": ("size_control",),
+    "storage.files": ("load", "load_file", "load_model", "safe_open", "save", "save_file"),
+    "workflow": ("convert", "freeze_symbols", "param_groups", "penalty", "prepare"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ectorch import layers
 from ectorch.arguments import check_module
-from ectorch.batches import Batches, Run, check_runs, joined, listed, outputs_of
-from ectorch.chains import LAYERS, Chain, find_chains
+from ectorch.constrain import modules as layers
 from ectorch.errors import UnsupportedLayerError
-from ectorch.network import constrained_parameters, convert
-from ectorch.norms import discretize_norms, has_statistics
-from ectorch.units import remove_from, restore_shapes, sort_chain
+from ectorch.rewrite.batches import Batches, Run, check_runs, joined, listed, outputs_of
+from ectorch.rewrite.chains import LAYERS, Chain, find_chains
+from ectorch.rewrite.norms import discretize_norms, has_statistics
+from ectorch.rewrite.units import remove_from, restore_shapes, sort_chain
+from ectorch.workflow import constrained_parameters, convert
 
 _COMPARED = 256  # examples
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import ectorch as ec
-from ectorch.bitstream import atomic, write_atomic
+from ectorch.bitstream import write_atomic
+from ectorch.bitstream.file import atomic
 
 posix = pytest.mark.skipif(os.name == "nt", reason="modes, links and devices")
 

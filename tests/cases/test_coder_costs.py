@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 import zstandard
 
-from ectorch.bitstream import RawTensor, planes, rans, static
-from ectorch.bitstream.codings import (
+from ectorch.bitstream import RawTensor
+from ectorch.bitstream.codings.choose import (
     Coding,
     Preset,
     Surroundings,
     decode_tensor,
     encode_tensor,
+    planes,
+    rans,
+    static,
 )
-from ectorch.bitstream.levels import Levels
+from ectorch.bitstream.codings.codebook import Levels
 from ectorch.bitstream.wire import varint
 
 RNG = np.random.default_rng(0)
@@ -139,7 +142,7 @@ def test_balanced_is_no_larger_than_plain_zstd(columns):
 
 
 def test_small_does_not_search_where_nothing_is_gained(monkeypatch):
-    from ectorch.bitstream import context
+    from ectorch.bitstream.codings import context
 
     tensor = grid((1 << 21) + 256)
     monkeypatch.setattr(context, "search", lambda *_: pytest.fail("searched"))
@@ -147,7 +150,7 @@ def test_small_does_not_search_where_nothing_is_gained(monkeypatch):
 
 
 def test_noise_in_frames_decodes_in_large_steps():
-    from ectorch.bitstream import floats
+    from ectorch.bitstream.codings import floats
 
     data = np.frombuffer(RNG.bytes(1 << 24), np.uint8)
     frame = floats.compress(data.data)

@@ -13,8 +13,8 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 import ectorch as ec
-from ectorch.chains import find_chains
 from ectorch.errors import ConfigError, UnsupportedLayerError
+from ectorch.rewrite.chains import find_chains
 
 
 @pytest.fixture(autouse=True)

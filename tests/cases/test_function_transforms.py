@@ -21,9 +21,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import ectorch as ec
-from ectorch import layers
+from ectorch.constrain import modules as layers
 from ectorch.errors import ConfigError
-from ectorch.network import constrained_parameters
+from ectorch.workflow import constrained_parameters
 
 # torch's own, when forward mode loads its decompositions
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")

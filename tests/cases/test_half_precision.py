@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import ectorch as ec
-from ectorch.codebook import Codebook, initial_log_gaps
-from ectorch.discrete import discrete_state_dict, mean_state_dict
-from ectorch.lengths import RULES
-from ectorch.relaxation import Bracket, Categorical, Hard
+from ectorch.constrain.codebook import Codebook, initial_log_gaps
+from ectorch.constrain.lengths import RULES
+from ectorch.constrain.relaxation import Bracket, Categorical, Hard
+from ectorch.storage.discrete import discrete_state_dict, mean_state_dict
 
 DTYPES = [torch.float64, torch.bfloat16, torch.float16]
 CODEBOOKS = ["grid", "kmeans", "quantile"]

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import ectorch as ec
-from ectorch.bitstream import DTYPES, Reader, reader
-from ectorch.bitstream.codings import Coding
-from ectorch.bitstream.index import Entry, encode_header, place
+from ectorch.bitstream import DTYPES, Reader
+from ectorch.bitstream.codings.choose import Coding
+from ectorch.bitstream.file import reader
+from ectorch.bitstream.file.index import Entry, encode_header, place
 from ectorch.bitstream.wire import varint
 from ectorch.errors import FormatError
 

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import ectorch as ec
-from ectorch.codebook import Codebook, check_finite, initial_log_gaps
-from ectorch.discrete import discrete_state_dict
+from ectorch.constrain.codebook import Codebook, check_finite, initial_log_gaps
+from ectorch.constrain.lengths import RULES
+from ectorch.constrain.relaxation import Bracket, Categorical, Hard
 from ectorch.errors import DivergedError
-from ectorch.lengths import RULES
-from ectorch.relaxation import Bracket, Categorical, Hard
+from ectorch.storage.discrete import discrete_state_dict
 
 LEVELS = 6
 RELAXATIONS = [Bracket(), Categorical(), Hard()]

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import ectorch as ec
+from ectorch.constrain.lengths import isotonic
+from ectorch.constrain.relaxation import Bracket, Categorical, Hard, Relaxation
 from ectorch.errors import ConfigError
-from ectorch.lengths import isotonic
-from ectorch.relaxation import Bracket, Categorical, Hard, Relaxation
 
 
 class Own:

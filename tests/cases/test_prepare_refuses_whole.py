@@ -116,7 +116,7 @@ def test_all_that_is_refused_is_named_at_once():
 
 
 def test_a_relaxation_that_fails_half_way_leaves_nothing_behind():
-    from ectorch.relaxation import Bracket
+    from ectorch.constrain.relaxation import Bracket
 
     class Fails(Bracket):
         def extra_variables(self, weight, codebook):

@@ -13,8 +13,8 @@ from torch import nn
 
 import ectorch as ec
 from ectorch.errors import ConfigError, MismatchError
-from ectorch.measure import SizeMeter
-from ectorch.targets import size_range
+from ectorch.size.measure import SizeMeter
+from ectorch.size.targets import size_range
 
 WRONG = [-1.0, math.nan, math.inf, "1", True]
 

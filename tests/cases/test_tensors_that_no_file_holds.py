@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 import ectorch as ec
 from ectorch import cli
 from ectorch.errors import ConfigError, UnsupportedTensorError
-from ectorch.storage import to_safetensors
+from ectorch.storage.files import to_safetensors
 
 
 class Wrapped(torch.Tensor):

@@ -6,11 +6,11 @@ import torch
 
 import ectorch as ec
 from ectorch.bitstream import Reader, encode_file
-from ectorch.bitstream.container import write_file
-from ectorch.bitstream.meter import FileMeter
+from ectorch.bitstream.file.meter import FileMeter
+from ectorch.bitstream.file.writer import write_file
 from ectorch.errors import ConfigError
-from ectorch.measure import SizeMeter
-from ectorch.storage import raw_tensors
+from ectorch.size.measure import SizeMeter
+from ectorch.storage.files import raw_tensors
 
 SIZES = [0, 10, 100_000]
 WRONG = [0, -1, 1.5, "2", True, torch.tensor(0.5)]

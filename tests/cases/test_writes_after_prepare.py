@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import ectorch as ec
-from ectorch.layers import hard
+from ectorch.constrain.modules import hard
 
 # fine enough that what is written is read again within a hundredth
 BESIDE = ("log_gaps", "lengths", "bits")

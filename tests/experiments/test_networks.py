@@ -2,8 +2,8 @@ import pytest
 import torch
 
 import ectorch as ec
-from ectorch.chains import find_chains
 from ectorch.experiments.networks import NETWORKS, expected_network
+from ectorch.rewrite.chains import find_chains
 
 
 @pytest.fixture

@@ -1,12 +1,10 @@
 import re
-from pathlib import Path
 
 import pytest
 
 from ectorch.errors import RecipeError
-from ectorch.experiments.recipe import parse_recipe, read_recipe
+from ectorch.experiments.recipe import parse_recipe, read_recipe, shipped_recipes
 
-ROOT = Path(__file__).parents[2]
 TABLE = {
     "name": "x",
     "network": "lenet-300-100",
@@ -16,15 +14,13 @@ TABLE = {
 }
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*/*.toml")), ids=str)
-def test_every_recipe_of_the_project_reads(path):
+@pytest.mark.parametrize("path", shipped_recipes())
+def test_every_recipe_that_ships_reads_by_its_name(path):
     assert read_recipe(path).constrain.make_config().levels >= 2
 
 
 def test_changes_replace_values_by_their_dotted_key():
-    recipe = read_recipe(
-        ROOT / "recipes/lenet-300-100/recipe.toml", {"seed": 7, "constrain.alpha": 2.5}
-    )
+    recipe = read_recipe("lenet-300-100", {"seed": 7, "constrain.alpha": 2.5})
     assert (recipe.seed, recipe.constrain.alpha) == (7, 2.5)
 
 

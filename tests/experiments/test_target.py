@@ -9,7 +9,7 @@ import ectorch as ec
 from ectorch.experiments.networks import NETWORKS
 from ectorch.experiments.recipe import parse_recipe
 from ectorch.experiments.target import SizeTarget
-from ectorch.network import convert
+from ectorch.workflow import convert
 
 TABLE = {
     "name": "sized",

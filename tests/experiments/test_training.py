@@ -11,7 +11,7 @@ from ectorch.experiments.evaluation import evaluate
 from ectorch.experiments.networks import NETWORKS, check_images, identify
 from ectorch.experiments.recipe import parse_recipe
 from ectorch.experiments.training import Interrupted, train
-from ectorch.units import remove_dead_units
+from ectorch.rewrite.units import remove_dead_units
 
 TABLE = {
     "name": "small",

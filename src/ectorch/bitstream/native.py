@@ -7,7 +7,7 @@ from functools import cache
 from types import ModuleType
 
 try:
-    from ectorch.bitstream import _native as _built
+    import ectorch.bitstream._native as _built
 except ImportError:
     _built = None  # type: ignore[assignment]
 

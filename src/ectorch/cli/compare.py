@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ectorch.bitstream.reader import DEFAULT_MAX_DECODED_BYTES, Reader
+from ectorch.bitstream.file.reader import DEFAULT_MAX_DECODED_BYTES, Reader
 from ectorch.cli.tensors import read_tensors
 from ectorch.cli.terminal import MaxDecoded, readable, say, tables
 
@@ -18,7 +18,7 @@ def compare(
 ) -> None:
     """Show networks side by side: bytes, levels and nonzeros of every tensor, and the totals."""
     from ectorch.report.tables import Stored, compare_table, summary
-    from ectorch.storage import to_raw
+    from ectorch.storage.files import to_raw
 
     files = []
     for source in sources:

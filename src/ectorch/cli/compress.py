@@ -22,7 +22,7 @@ def compress(
     Of a training's checkpoint the network is stored, under whatever key, where it is the one state
     dict in it.
     """
-    from ectorch.storage import save_file
+    from ectorch.storage.files import save_file
 
     check_ending(target, ".ect")
     tensors, metadata, found = read_tensors(source)

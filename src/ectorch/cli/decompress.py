@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ectorch.bitstream.reader import DEFAULT_MAX_DECODED_BYTES
+from ectorch.bitstream.file.reader import DEFAULT_MAX_DECODED_BYTES
 from ectorch.cli.terminal import EctFile, MaxDecoded, check_ending, say
 
 
@@ -18,7 +18,7 @@ def decompress(
 ) -> None:
     """Write the tensors of an .ect file as .safetensors, bit for bit."""
     from ectorch.bitstream import write_atomic
-    from ectorch.storage import load_file, safe_open, to_safetensors
+    from ectorch.storage.files import load_file, safe_open, to_safetensors
 
     check_ending(target, ".safetensors")
     tensors = load_file(source, max_decoded_bytes=max_decoded_bytes)

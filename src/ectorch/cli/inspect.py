@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ectorch.bitstream.reader import DEFAULT_MAX_DECODED_BYTES, Reader
+from ectorch.bitstream.file.reader import DEFAULT_MAX_DECODED_BYTES, Reader
 from ectorch.cli.terminal import EctFile, MaxDecoded, say, tables
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from ectorch.bitstream import Reader
 from ectorch.errors import EctorchError, FormatError, MismatchError, RecipeError
 from ectorch.experiments.networks import NETWORKS, Network, identify
-from ectorch.storage import load_model
+from ectorch.storage.files import load_model
 
 
 def load_into(model: nn.Module, path: Path) -> None:

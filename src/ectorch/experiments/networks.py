@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
-from ectorch.discrete import mean_state_dict
 from ectorch.errors import MismatchError
+from ectorch.storage.discrete import mean_state_dict
 
 # of CIFAR-10's training pixels: centred and scaled so, borders that are filled with 0 are grey
 _CIFAR_MEAN, _CIFAR_DEVIATION = 0.4733, 0.2516

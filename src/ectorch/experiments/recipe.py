@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import BeforeValidator, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
-from ectorch.config import Config
+from ectorch.constrain.config import Config
 from ectorch.errors import ConfigError, RecipeError
 from ectorch.experiments.augment import Augment
 from ectorch.experiments.data import DATA_SETS
@@ -166,12 +166,39 @@ class Recipe:
         return [name for name in names if getattr(self, name) is not None]
 
 
-def read_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with ectorch, by name."""
+    return {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
+
+
+def find_recipe(recipe: str | Path) -> Path:
+    """The file of a recipe that is given by its path, or by the name of one that ships.
+
+    Raises:
+        RecipeError: when there is neither: which names there are.
+    """
+    path, shipped = Path(recipe), shipped_recipes()
+    if str(recipe) in shipped and not path.is_file():
+        return shipped[str(recipe)]
+    if not path.exists() and not path.suffix:
+        known = ", ".join(shipped)
+        raise RecipeError(f"{recipe}: no such file, and no recipe of that name; known: {known}")
+    return path
+
+
+def read_recipe(recipe: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe; ``changes`` (as ``{"seed": 1, "constrain.alpha": 2.0}``) replace values.
+
+    Args:
+        recipe: its file, or the name of one that ships, see `find_recipe`.
 
     Raises:
         RecipeError: naming the file and the key.
     """
+    path = find_recipe(recipe)
     try:
         table = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:

@@ -21,7 +21,7 @@ from ectorch.experiments.evaluation import autocast, evaluate
 from ectorch.experiments.networks import NETWORKS
 from ectorch.experiments.recipe import Recipe, parse_recipe
 from ectorch.experiments.record import Finished, read_record
-from ectorch.storage import load_model, save_file
+from ectorch.storage.files import load_model, save_file
 
 MODEL_FILE = "model.ect"
 RESULT_FILE = "result.json"

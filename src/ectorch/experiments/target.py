@@ -10,14 +10,14 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ectorch.config import Config
-from ectorch.control import SizeControl
+from ectorch.constrain.config import Config
 from ectorch.errors import ConfigError, RecipeError
 from ectorch.experiments.recipe import Recipe
-from ectorch.fit import fit_size
-from ectorch.measure import SizeMeter
-from ectorch.network import prepare
-from ectorch.targets import asked_bytes, check_reachable, size_range
+from ectorch.size.control import SizeControl
+from ectorch.size.fit import fit_size
+from ectorch.size.measure import SizeMeter
+from ectorch.size.targets import asked_bytes, check_reachable, size_range
+from ectorch.workflow import prepare
 
 _OBSERVATIONS = 200  # of the size, in a training
 _LEAST_STEPS = 4  # from one to the next

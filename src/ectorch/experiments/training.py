@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ectorch.bitstream import write_atomic
-from ectorch.control import ramp
-from ectorch.discrete import discrete_state_dict
 from ectorch.errors import DivergedError, FormatError, RecipeError, TrainingError
 from ectorch.experiments import data as data_sets
 from ectorch.experiments.augment import augment
@@ -35,16 +33,18 @@ from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
 from ectorch.experiments.result import FLOAT_FILE, check_same_recipe, finish, finished
 from ectorch.experiments.target import SizeTarget
 from ectorch.finalizing import finalize
-from ectorch.measure import SizeMeter
-from ectorch.network import (
+from ectorch.rewrite.norms import restore_norms
+from ectorch.rewrite.units import fit_shapes, remove_dead_units
+from ectorch.size.control import ramp
+from ectorch.size.measure import SizeMeter
+from ectorch.storage.discrete import discrete_state_dict
+from ectorch.workflow import (
     convert,
     freeze_symbols,
     param_groups,
     penalty,
     prepare,
 )
-from ectorch.norms import restore_norms
-from ectorch.units import fit_shapes, remove_dead_units
 
 STAGES = ("pretrain", "reduce", "constrain", "finetune")
 _CHECKPOINT_SECONDS = 60.0

@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from ectorch.bitstream import Reader, write_atomic
-from ectorch.bitstream.index import Entry
+from ectorch.bitstream.file.index import Entry
 from ectorch.experiments.baselines import add_baselines, read_baselines
 from ectorch.report import figures
 from ectorch.report.gather import ERROR, Point, front, tasks_of

@@ -1,0 +1,1 @@
+"""The container: header, index, blocks; written whole, read by name."""

@@ -1,0 +1,1 @@
+"""A network whose weights take few values: codebooks, code lengths, relaxations, and the reads."""

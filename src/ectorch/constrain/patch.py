@@ -1,0 +1,333 @@
+"""The swap of a module's class, by which its constrained parameters read as relaxed tensors.
+
+The subclass is cached; on it each parameter's name is a property, so that whoever reads it gets the
+relaxed tensor, while the Parameter stays in ``_parameters``, under its own name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ectorch.constrain.codebook import Codebook
+from ectorch.constrain.modules import (
+    BITS,
+    CONSTRAINTS,
+    LENGTHS,
+    LOG_GAPS,
+    SYMBOLS,
+    Constraint,
+    codebook,
+    constraints,
+    freeze,
+    frozen_symbols,
+    hard,
+    refresh_lengths,
+    relaxed,
+    restart,
+    starting_log_gaps,
+    thaw,
+    variables,
+)
+from ectorch.constrain.reads import put_back, read_of, source_of
+from ectorch.constrain.transforms import transformed
+
+_LOADING = "_ectorch_loading"  # a state dict, which has the codebooks, too
+_DELTA = 1e-4  # smallest variance of an output, relative to the mean variance of its layer
+
+
+def constrain(module: nn.Module, name: str, constraint: Constraint) -> None:
+    """Constrain ``module``'s own parameter ``name``, starting from its present values."""
+    weight = module._parameters[name]
+    assert weight is not None
+    if constraint.relaxation is not None:
+        log_gaps = starting_log_gaps(constraint, weight)
+        log_gaps = nn.Parameter(log_gaps.to(weight.dtype), weight.requires_grad)
+        module.register_parameter(f"{name}_{LOG_GAPS}", log_gaps)
+        codebook = Codebook.from_log_gaps(log_gaps.detach(), constraint.levels)
+        extra = constraint.relaxation.extra_variables(weight.detach(), codebook)
+        for suffix, value in extra.items():
+            trained = nn.Parameter(value, weight.requires_grad)
+            module.register_parameter(f"{name}_{suffix}", trained)
+        constraint = replace(constraint, extra=tuple(extra))
+        lengths = torch.zeros(constraint.levels, dtype=torch.float32, device=weight.device)
+        module.register_buffer(f"{name}_{LENGTHS}", lengths)
+        module.register_buffer(f"{name}_{BITS}", lengths.sum())
+    _set_constraints(module, {**constraints(module), name: constraint})
+    if constraint.relaxation is not None:
+        refresh_lengths(module, name)
+
+
+def tie(module: nn.Module, name: str, other: nn.Module, other_name: str) -> None:
+    """Constrain ``module.name`` as ``other.other_name``, whose Parameter it shares, is."""
+    constraint = constraints(other)[other_name]
+    for suffix in constraint.added:
+        mine, theirs = f"{name}_{suffix}", f"{other_name}_{suffix}"
+        if theirs in other._parameters:
+            module.register_parameter(mine, other._parameters[theirs])
+        elif theirs in other._buffers:
+            module.register_buffer(mine, other._buffers[theirs])
+    _set_constraints(module, {**constraints(module), name: constraint})
+
+
+def release(module: nn.Module) -> None:
+    """Make a plain module again, of its own class, that holds the discrete tensors."""
+    for name, constraint in constraints(module).items():
+        weight = module._parameters[name]
+        assert weight is not None
+        weight.data.copy_(hard(module, name))
+        thaw(module, name)
+        for suffix in constraint.added:
+            module._parameters.pop(f"{name}_{suffix}", None)
+            module._buffers.pop(f"{name}_{suffix}", None)
+    _set_constraints(module, {})
+
+
+def abandon(module: nn.Module, name: str) -> None:
+    """Undo `constrain` or `tie`, as far as it went; the Parameter is as it was."""
+    constraint = constraints(module).get(name)
+    suffixes = (LOG_GAPS, LENGTHS, BITS) if constraint is None else constraint.added
+    for suffix in suffixes:
+        module._parameters.pop(f"{name}_{suffix}", None)
+        module._buffers.pop(f"{name}_{suffix}", None)
+    _set_constraints(module, {n: c for n, c in constraints(module).items() if n != name})
+
+
+def _set_constraints(module: nn.Module, new: dict[str, Constraint]) -> None:
+    base = kind_of(module)
+    module.__dict__.pop(CONSTRAINTS, None)
+    if new:
+        module.__dict__[CONSTRAINTS] = new
+    module.__class__ = _constrained_class(base, tuple(sorted(new))) if new else base
+
+
+def kind_of(module: nn.Module) -> type[nn.Module]:
+    """The module's own class, whether it is constrained or not."""
+    kind: type[nn.Module] = getattr(type(module), "_ectorch_base", type(module))
+    return kind
+
+
+@contextmanager
+def unconstrained(model: nn.Module) -> Iterator[None]:
+    """Meanwhile every module has its own class, so that reads give the Parameters themselves."""
+    kinds = [(module, type(module)) for module in model.modules() if constraints(module)]
+    try:
+        for module, _ in kinds:
+            module.__class__ = kind_of(module)
+        yield
+    finally:
+        for module, kind in kinds:
+            module.__class__ = kind
+
+
+def _constrained_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
+    """The subclass of ``base`` whose parameters ``names`` read as their relaxed tensors."""
+    if (base, names) in _CLASSES:
+        return _CLASSES[base, names]
+    namespace: dict[str, Any] = {
+        "_ectorch_base": base,
+        "__module__": base.__module__,
+        "__reduce_ex__": _reduce_ex,
+        "__setattr__": _setattr,
+        "__delattr__": _delattr,
+        "register_parameter": _register_parameter,
+        "_ectorch_refusal": _refusal,
+        "_ectorch_beside": _beside,
+        "_load_from_state_dict": _load_from_state_dict,
+    }
+    for name in names:
+        namespace[name] = property(partial(_read, name=name))
+    if issubclass(base, nn.RNNBase):
+        namespace["_flat_weights"] = _FLAT_WEIGHTS
+    multiply = _MULTIPLY.get(base.forward)
+    if multiply is not None:
+        namespace["forward"] = _moments_forward(base.forward, multiply)
+    kind = type(f"Constrained{base.__name__}", (base,), namespace)
+    return _CLASSES.setdefault((base, names), kind)
+
+
+_CLASSES: dict[tuple[type[nn.Module], tuple[str, ...]], type[nn.Module]] = {}
+
+
+def _read(module: nn.Module, name: str) -> Any:
+    if name not in constraints(module):  # made by calling the class
+        return kind_of(module).__getattr__(module, name)
+    try:
+        if torch.compiler.is_compiling() or transformed() or torch.is_inference_mode_enabled():
+            return relaxed(module, name)
+        with torch.enable_grad():  # as a Parameter, it can be used with gradients later
+            return read_of(module, name, relaxed(module, name))
+    except AttributeError as error:  # nn.Module would go on to answer with the raw Parameter
+        raise RuntimeError(f"{type(module).__name__}.{name}: {error}") from error
+
+
+def _refusal(module: nn.Module, name: str) -> str | None:
+    """Why a write to the Parameter would change no read."""
+    constraint = constraints(module).get(name)
+    if frozen_symbols(module, name) is not None:
+        return "its symbols are frozen"
+    if constraint is None or constraint.relaxation is None or constraint.relaxation.trains_weight:
+        return None
+    return "reads follow what the relaxation trains beside it"
+
+
+def _beside(module: nn.Module, name: str) -> list[nn.Parameter]:
+    """What is trained beside a Parameter: its codebook, and what its relaxation has."""
+    own = module._parameters
+    found = [own.get(f"{name}_{suffix}") for suffix in constraints(module)[name].added]
+    return [parameter for parameter in found if parameter is not None]
+
+
+def _setattr(self: nn.Module, name: str, value: Any) -> None:
+    """Assigning what another constrained parameter reads as ties the two (``b.weight = a.weight``).
+
+    This is how Transformers ties embeddings, before `prepare` or after it. A new Parameter is
+    constrained as the old one was, and the codebook starts anew from it; None is left alone.
+    """
+    constraint, source = constraints(self).get(name), source_of(value)
+    if constraint is None or _LOADING in self.__dict__:
+        type(self)._ectorch_base.__setattr__(self, name, value)  # type: ignore[attr-defined]
+    elif source is not None:
+        if source != (self, name):
+            other, other_name = source
+            abandon(self, name)
+            self._parameters[name] = other._parameters[other_name]
+            tie(self, name, other, other_name)
+    elif value is None:
+        abandon(self, name)
+        setattr(self, name, None)
+    else:
+        shape, kind = variables(self, name)["weight"].shape, kind_of(self)
+        if frozen_symbols(self, name) is not None:
+            raise RuntimeError(f"{kind.__name__}.{name}: its symbols are frozen: convert first")
+        if constraint.extra and getattr(value, "shape", shape) != shape:
+            raise RuntimeError(
+                f"{kind.__name__}.{name}: shape {tuple(value.shape)}, and what its relaxation "
+                f"trains has {tuple(shape)}: convert first"
+            )
+        kind.__setattr__(self, name, value)
+        if constraint.relaxation is not None:
+            restart(self, name, constraint)
+            refresh_lengths(self, name)
+
+
+def _delattr(self: nn.Module, name: str) -> None:
+    if name in constraints(self):
+        raise _taken(self, name)
+    type(self)._ectorch_base.__delattr__(self, name)  # type: ignore[attr-defined]
+
+
+def _register_parameter(self: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+    """As of the base class, but for prunings and weight norms, which take a Parameter away."""
+    read = source_of(parameter)
+    for own in constraints(self):
+        if self._parameters.get(own) is None or read == (self, own):
+            put_back(self, own)
+            raise _taken(self, own)
+    type(self)._ectorch_base.register_parameter(self, name, parameter)  # type: ignore[attr-defined]
+
+
+def _taken(module: nn.Module, name: str) -> RuntimeError:
+    kind = kind_of(module).__name__
+    return RuntimeError(f"{kind}.{name} is constrained: change it before prepare, or convert first")
+
+
+# nn.RNNBase multiplies with a list that it keeps beside its parameters
+_FLAT_WEIGHTS = property(
+    lambda self: [getattr(self, name) for name in self._flat_weights_names],
+    lambda self, weights: None,
+)
+
+
+@torch.no_grad()
+def _reduce_ex(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
+    """As the base class would, with its ``__getstate__``, but through a class that can be found."""
+    kind: Any = type(self)
+    names = tuple(sorted(constraints(self)))
+    return _rebuild, (kind._ectorch_base, names), *object.__reduce_ex__(self, max(protocol, 2))[2:]
+
+
+def _rebuild(base: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
+    kind = _constrained_class(base, names)
+    return kind.__new__(kind)
+
+
+def _moments_forward(plain: Callable[..., Tensor], multiply: Callable[..., Tensor]) -> Any:
+    """Local reparametrisation (Kingma et al., 2015): noise on outputs in place of on weights."""
+
+    def forward(self: nn.Module, input: Tensor) -> Tensor:
+        constraint = constraints(self).get("weight")
+        relaxation = constraint.relaxation if constraint is not None else None
+        if not self.training or relaxation is None or frozen_symbols(self, "weight") is not None:
+            return plain(self, input)
+        assert constraint is not None
+        if constraint.forward != "moments":
+            return plain(self, input)
+        mean, variance = relaxation.moments(variables(self, "weight"), codebook(self, "weight"))
+        output = multiply(self, input, mean, self.bias)
+        spread = multiply(self, input.square(), variance, None)
+        floor = _DELTA * spread.detach().mean() + torch.finfo(spread.dtype).tiny
+        return output + torch.randn_like(output) * torch.maximum(spread, floor).sqrt()
+
+    return forward
+
+
+def _convolve(module: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    output: Tensor = module._conv_forward(input, weight, bias)
+    return output
+
+
+def _multiply(module: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(input, weight, bias)
+
+
+_MULTIPLY: dict[Any, Callable[..., Tensor]] = {
+    nn.Linear.forward: _multiply,
+    **{kind.forward: _convolve for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)},
+}
+
+
+def _load_from_state_dict(
+    self: nn.Module,
+    state_dict: dict[str, Any],
+    prefix: str,
+    local_metadata: dict[str, Any],
+    strict: bool,
+    missing_keys: list[str],
+    unexpected_keys: list[str],
+    error_msgs: list[str],
+) -> None:
+    """A plain checkpoint fits: what it lacks starts from the weights it brings.
+
+    The parameter is frozen afterwards if the checkpoint has its symbols.
+    """
+    for name, constraint in constraints(self).items():
+        if SYMBOLS in constraint.added and f"{prefix}{name}_{SYMBOLS}" in state_dict:
+            freeze(self, name)
+    self.__dict__[_LOADING] = True
+    try:
+        type(self)._ectorch_base._load_from_state_dict(  # type: ignore[attr-defined]
+            *(self, state_dict, prefix, local_metadata, strict),
+            *(missing_keys, unexpected_keys, error_msgs),
+        )
+    finally:
+        del self.__dict__[_LOADING]
+    for name, constraint in constraints(self).items():
+        if constraint.relaxation is None or f"{prefix}{name}" not in state_dict:
+            continue
+        absent = {s for s in constraint.added if f"{prefix}{name}_{s}" in missing_keys}
+        for suffix in absent:
+            missing_keys.remove(f"{prefix}{name}_{suffix}")
+        if SYMBOLS in absent:
+            thaw(self, name)
+        if absent - {SYMBOLS, LENGTHS, BITS}:
+            restart(self, name, constraint)
+        if LENGTHS in absent:
+            refresh_lengths(self, name)

@@ -1,0 +1,68 @@
+"""What a relaxation has to offer: any object of this shape can be a `Config.relaxation`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+from torch import Generator, Tensor
+
+from ectorch.constrain.codebook import Codebook
+from ectorch.constrain.lengths import LengthRule
+
+Variables = Mapping[str, Tensor]
+"""The trained tensors of one constrained parameter; "weight" is the network's own Parameter."""
+
+
+@runtime_checkable
+class Relaxation(Protocol):
+    """Turns "which codebook entry is this weight" into something with a gradient.
+
+    All methods are functions of their arguments; an instance holds settings only. Gradients reach
+    every variable; the codebook gets gradients from the loss, never from the rate.
+
+    Attributes:
+        lengths: the rule of `ectorch.constrain.lengths` by which the levels are charged.
+        trains_weight: whether the Parameter itself is trained, each weight near its level; False
+            where it only gives initial values.
+    """
+
+    @property
+    def lengths(self) -> LengthRule: ...
+
+    @property
+    def trains_weight(self) -> bool: ...
+
+    def extra_variables(self, weight: Tensor, codebook: Codebook) -> dict[str, Tensor]:
+        """Initial values of what is trained beside the weight, by a name of their own."""
+
+    def nearest(self, variables: Variables, codebook: Codebook) -> Tensor:
+        """The hard weight, values of the codebook, with a straight-through gradient."""
+
+    def sampled(
+        self, variables: Variables, codebook: Codebook, generator: Generator | None = None
+    ) -> Tensor:
+        """A random weight, values of the codebook, with a straight-through gradient."""
+
+    def moments(self, variables: Variables, codebook: Codebook) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each weight, both of the weight's shape."""
+
+    def symbols(self, variables: Variables, codebook: Codebook) -> Tensor:
+        """The hard decision: int64 in ``[0, levels)``; `nearest` holds their values."""
+
+    def counts(self, variables: Variables, codebook: Codebook) -> Tensor:
+        """(levels,) float64: how many weights to expect on each level."""
+
+    def charge(self, variables: Variables, codebook: Codebook, lengths: Tensor) -> Tensor:
+        """() float64 of any value, with the gradient of the rate ``counts @ lengths``.
+
+        ``lengths``, (levels,) bits, are fixed: those of the counts of this step, or of some before.
+        """
+
+
+def lacking(relaxation: object) -> list[str]:
+    """What a `Relaxation` has and an object has not; an instance, where it is a type."""
+    if isinstance(relaxation, type):
+        return ["an instance"]
+    members = [name for name in vars(Relaxation) if not name.startswith("_")]
+    return [name for name in members if not hasattr(relaxation, name)]

@@ -1,0 +1,1 @@
+"""Bytes of a network: measured, estimated, asked for."""

@@ -1,0 +1,1 @@
+"""Networks <-> ``.ect`` files: the room that joins torch and the bitstream."""
