@@ -22,6 +22,7 @@ import ectorch as ec
 from ectorch.experiments import data
 from ectorch.experiments.evaluation import pixels
 from ectorch.experiments.networks import NETWORKS
+from ectorch.storage.files import save
 
 EVERY, BATCH = 100, 256
 
@@ -74,7 +75,7 @@ def main() -> None:
 def measure(model: torch.nn.Module, meter: ec.SizeMeter, step: int) -> dict[str, float]:
     """The live size, and that of the file of the very same network."""
     live = meter(model).total
-    file = len(ec.save(ec.finalize(copy.deepcopy(model)), threads=1))
+    file = len(save(ec.finalize(copy.deepcopy(model)), threads=1))
     return {
         "step": step,
         "live_bytes": live,

@@ -18,11 +18,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-import ectorch as ec
 from ectorch.experiments import data
 from ectorch.experiments.evaluation import evaluate
 from ectorch.experiments.networks import NETWORKS
-from ectorch.experiments.recipe import parse_recipe
+from ectorch.experiments.recipe import parse_recipe, under_present_keys
+from ectorch.storage.files import load, save
 
 SHARES = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 DEAD = (0.5, 0.7)
@@ -53,11 +53,13 @@ def main() -> None:
 
 def measure(folder: Path, share: float, dead: float) -> dict[str, float]:
     """Bytes and held-out error of one run's float network, rounded."""
-    recipe = parse_recipe(json.loads((folder / "result.json").read_text())["recipe"])
+    recipe = parse_recipe(
+        under_present_keys(json.loads((folder / "result.json").read_text())["recipe"])
+    )
     state = safetensors.torch.load_file(folder / "float.safetensors")
-    file = ec.save({name: rounded(value, share, dead) for name, value in state.items()})
+    file = save({name: rounded(value, share, dead) for name, value in state.items()})
     model = NETWORKS[recipe.network]()
-    model.load_state_dict(ec.load(file))
+    model.load_state_dict(load(file))
     _, held_out = data.hold_out(data.load(recipe.data).train, recipe.holdout)
     return {"bytes": len(file), "error": evaluate(model.eval(), held_out).error_percent}
 

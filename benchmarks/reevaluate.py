@@ -22,6 +22,7 @@ import ectorch as ec
 from ectorch.experiments.data import load
 from ectorch.experiments.evaluation import evaluate
 from ectorch.experiments.networks import NETWORKS
+from ectorch.storage.files import save
 
 FOLDERS = (Path("results/mnist"), Path("results/cifar10"))
 
@@ -44,7 +45,7 @@ def main() -> None:
                     path.stat().st_size == run["file_bytes"]
                     and seen.error_percent == run["decoded_error_percent"]
                     and seen.predictions_sha256 == run["predictions_sha256"]
-                    and ec.save(ec.load_file(path)) == path.read_bytes()
+                    and save(ec.load_file(path)) == path.read_bytes()
                 )
                 (same if as_before else differing).append(str(path))
                 print(path, f"{seen.error_percent:.2f} %", "same" if as_before else "DIFFERS")

@@ -29,6 +29,8 @@ from ectorch.rewrite.norms import discretize_norms
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/cases"))
 from random_networks import random_network
 
+from ectorch.rewrite.units import sort_units
+
 TOLERANCE = 1e-4  # of the largest output
 
 REWRITES: dict[str, Callable[[nn.Module, Tensor], object]] = {
@@ -36,7 +38,7 @@ REWRITES: dict[str, Callable[[nn.Module, Tensor], object]] = {
     "finalize, forward_only": lambda model, inputs: ec.finalize(model, forward_only=True),
     "finalize with batches": lambda model, inputs: ec.finalize(model, [inputs]),
     "remove_dead_units": lambda model, inputs: ec.remove_dead_units(model, forward_only=True),
-    "sort_units": lambda model, inputs: ec.sort_units(model, forward_only=True),
+    "sort_units": lambda model, inputs: sort_units(model, forward_only=True),
 }
 
 

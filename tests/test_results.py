@@ -11,6 +11,7 @@ import ectorch as ec
 from ectorch.experiments.data import load
 from ectorch.experiments.evaluation import evaluate
 from ectorch.experiments.networks import NETWORKS
+from ectorch.storage.files import save
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = [ROOT / "results/mnist", ROOT / "results/cifar10"]
@@ -102,7 +103,7 @@ def test_sizes_are_those_of_files_that_decode(path, point, run):
         assert set(file.keys()) == set(NETWORKS[point["network"]]().state_dict())
     tensors = ec.load_file(path)
     if path.stat().st_size < _LONG_TO_CODE:
-        assert ec.save(tensors) == path.read_bytes()
+        assert save(tensors) == path.read_bytes()
     assert run["evaluated_on"] == "test"
 
 

@@ -6,82 +6,76 @@ file without it.
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from warnings import warn
 
 if TYPE_CHECKING:
     from ectorch.constrain.config import Config
-    from ectorch.errors import EctorchError, FormatError
+    from ectorch.errors import EctorchError
     from ectorch.finalizing import finalize, snapshot
-    from ectorch.rewrite.norms import discretize_norms, restore_norms
-    from ectorch.rewrite.units import remove_dead_units, restore_shapes, sort_units
+    from ectorch.rewrite.units import remove_dead_units
     from ectorch.size.control import SizeControl, ramp
     from ectorch.size.coverage import coverage
     from ectorch.size.fit import fit_size
-    from ectorch.size.measure import FileSize, SizeMeter, rate_bits
-    from ectorch.size.targets import size_control
-    from ectorch.storage.files import load, load_file, load_model, safe_open, save, save_file
-    from ectorch.workflow import (
-        convert,
-        freeze_symbols,
-        param_groups,
-        penalty,
-        prepare,
-    )
+    from ectorch.size.measure import SizeMeter
+    from ectorch.storage.files import load_file, load_model, safe_open, save_file, save_model
+    from ectorch.workflow import convert, param_groups, penalty, prepare
 
 __version__ = "0.1.0"
 
 _ROOMS = {
     "constrain.config": ("Config",),
-    "errors": ("EctorchError", "FormatError"),
+    "errors": ("EctorchError",),
     "finalizing": ("finalize", "snapshot"),
-    "rewrite.norms": ("discretize_norms", "restore_norms"),
-    "rewrite.units": ("remove_dead_units", "restore_shapes", "sort_units"),
+    "rewrite.units": ("remove_dead_units",),
     "size.control": ("SizeControl", "ramp"),
     "size.coverage": ("coverage",),
     "size.fit": ("fit_size",),
-    "size.measure": ("FileSize", "SizeMeter", "rate_bits"),
-    "size.targets": ("size_control",),
-    "storage.files": ("load", "load_file", "load_model", "safe_open", "save", "save_file"),
-    "workflow": ("convert", "freeze_symbols", "param_groups", "penalty", "prepare"),
+    "size.measure": ("SizeMeter",),
+    "storage.files": ("load_file", "load_model", "safe_open", "save_file", "save_model"),
+    "workflow": ("convert", "param_groups", "penalty", "prepare"),
+}
+_WITHDRAWN = {  # names of before: found with a warning that says where they are
+    "errors": ("FormatError",),
+    "rewrite.norms": ("discretize_norms", "restore_norms"),
+    "rewrite.units": ("restore_shapes", "sort_units"),
+    "size.measure": ("FileSize", "rate_bits"),
+    "storage.files": ("load", "save"),
+    "workflow": ("freeze_symbols",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+_WITHDRAWN_TO = {name: room for room, names in _WITHDRAWN.items() for name in names}
 
 __all__ = [
     "Config",
     "EctorchError",
-    "FileSize",
-    "FormatError",
     "SizeControl",
     "SizeMeter",
     "convert",
     "coverage",
-    "discretize_norms",
     "finalize",
     "fit_size",
-    "freeze_symbols",
-    "load",
     "load_file",
     "load_model",
     "param_groups",
     "penalty",
     "prepare",
     "ramp",
-    "rate_bits",
     "remove_dead_units",
-    "restore_norms",
-    "restore_shapes",
     "safe_open",
-    "save",
     "save_file",
-    "size_control",
+    "save_model",
     "snapshot",
-    "sort_units",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOM_OF:
+    room = _ROOM_OF.get(name) or _WITHDRAWN_TO.get(name)
+    if room is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
+    if name in _WITHDRAWN_TO:
+        there = f"from ectorch.{room} import {name}"
+        warn(f"ectorch.{name} is no public name any more: {there}", DeprecationWarning, 2)
+    return getattr(import_module(f"{__name__}.{room}"), name)
 
 
 def __dir__() -> list[str]:

@@ -30,17 +30,17 @@ def finalize(
 ) -> nn.Module:
     """All that is done to a network before its file is written, in place.
 
-    `convert`; batch norms go to grids (`ectorch.discretize_norms`); units that are not read become
-    zeros, and units are sorted (`ectorch.sort_units`), where it is proven that this changes nothing
-    that the network computes. With ``batches`` outputs are compared: a change that is more than
-    rounding is undone, with a warning.
+    `convert`; batch norms go to grids (`ectorch.rewrite.norms`); units that are not read become
+    zeros, and units are sorted (`ectorch.rewrite.units`), where it is proven that this changes
+    nothing that the network computes. With ``batches`` outputs are compared: a change that is more
+    than rounding is undone, with a warning.
 
     Args:
         batches: training inputs, a few thousand examples in all: tensors, tuples of arguments or
             dicts of named ones; or a function that calls the network it is given, once. They tell
             the statistics of batch norms, which would else be those of the training, and may ruin
             the network; and how many dimensions all its inputs have.
-        norm_levels: see `ectorch.discretize_norms`.
+        norm_levels: see `ectorch.rewrite.norms.discretize_norms`.
         forward_only: the network is used through its ``forward`` alone, on batches: no other
             method of it, and nobody who calls a part of it, needs hidden units where they are.
             Files get smaller.

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import ectorch as ec
+from ectorch.storage.files import save
 
 RECIPE = """
 name = "small"
@@ -85,7 +86,7 @@ def test_a_walk_goes_on_in_another_checkout(walk, tmp_path, capsys):
     for name in ("first", "second"):
         path = tmp_path / f"out/digits-{name}-seed-1.ect"
         result = json.loads(path.with_suffix(".json").read_text())
-        assert result["file_bytes"] == path.stat().st_size == len(ec.save(ec.load_file(path)))
+        assert result["file_bytes"] == path.stat().st_size == len(save(ec.load_file(path)))
         assert path.with_suffix(".jsonl").read_text().count("\n") >= 3
     files = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.ect")}
 

@@ -10,24 +10,27 @@ from torch import nn
 
 import ectorch as ec
 from ectorch.errors import ConfigError, UnsupportedLayerError
+from ectorch.rewrite.norms import discretize_norms, restore_norms
+from ectorch.rewrite.units import restore_shapes, sort_units
+from ectorch.workflow import freeze_symbols
 
 TAKE_A_MODULE = {
     "prepare": ec.prepare,
     "convert": ec.convert,
-    "freeze_symbols": ec.freeze_symbols,
+    "freeze_symbols": freeze_symbols,
     "param_groups": lambda model: ec.param_groups(model, 0.1),
     "penalty": lambda model: ec.penalty(model, 0.1, 10),
     "SizeMeter": lambda model: ec.SizeMeter()(model),
     "coverage": ec.coverage,
-    "size_control": lambda model: ec.size_control(model, target_bytes=600),
+    "SizeControl.for_model": lambda model: ec.SizeControl.for_model(model, target_bytes=600),
     "fit_size": lambda model: ec.fit_size(model, 600),
     "finalize": ec.finalize,
     "snapshot": ec.snapshot,
-    "discretize_norms": ec.discretize_norms,
-    "restore_norms": lambda model: ec.restore_norms(model, [torch.zeros(2, 2)]),
+    "discretize_norms": discretize_norms,
+    "restore_norms": lambda model: restore_norms(model, [torch.zeros(2, 2)]),
     "remove_dead_units": ec.remove_dead_units,
-    "sort_units": ec.sort_units,
-    "restore_shapes": ec.restore_shapes,
+    "sort_units": sort_units,
+    "restore_shapes": restore_shapes,
     "load_model": lambda model: ec.load_model(model, "no.ect"),
 }
 
@@ -84,16 +87,14 @@ def test_a_size_is_a_number(target):
         ec.SizeControl(target)
     if target is not None:
         with pytest.raises(ConfigError, match=r"target_bytes = .*: expected a number$"):
-            ec.size_control(net, target_bytes=target)
+            ec.SizeControl.for_model(net, target_bytes=target)
 
 
 def test_an_unknown_setting_is_named_before_anything_else():
     net = ec.prepare(nn.Linear(64, 10))
-    with pytest.raises(ConfigError, match=r"unknown target_byte; do you mean target_bytes. known"):
-        ec.size_control(net, target_byte=600)
-    with pytest.raises(ConfigError, match=r"unknown _size, steps; .*known: .*alpha, over, peak"):
-        ec.size_control(net, target_bytes=600, _size=3, steps=4)
-    assert ec.size_control(net, target_bytes=300, lag=0.1).lag == 0.1
+    with pytest.raises(TypeError, match="unexpected keyword argument 'target_byte'"):
+        ec.SizeControl.for_model(net, target_byte=600)
+    assert ec.SizeControl.for_model(net, target_bytes=300, lag=0.1).lag == 0.1
 
 
 def test_an_optimizer_of_another_network_is_refused():

@@ -15,6 +15,7 @@ import torch
 import ectorch as ec
 from ectorch.bitstream import write_atomic
 from ectorch.bitstream.file import atomic
+from ectorch.storage.files import save
 
 posix = pytest.mark.skipif(os.name == "nt", reason="modes, links and devices")
 
@@ -124,8 +125,8 @@ def test_a_pipe_is_written_to(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         read = pool.submit(path.read_bytes)
         size = ec.save_file(state, path)
-        assert read.result() == ec.save(state)
-    assert size == len(ec.save(state))
+        assert read.result() == save(state)
+    assert size == len(save(state))
     assert stat.S_ISFIFO(path.stat().st_mode)
     assert list(tmp_path.iterdir()) == [path]
 

@@ -10,6 +10,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 import ectorch as ec
 from ectorch.errors import MismatchError
+from ectorch.size.measure import rate_bits
+from ectorch.storage.files import save
+from ectorch.workflow import freeze_symbols
 
 
 class Tied(nn.Module):
@@ -238,11 +241,11 @@ def test_wrappers_leave_no_trace_in_names(wrap, prepared, path, process_group):
         return ec.prepare(net) if prepared else net
 
     model = build()
-    plain = ec.save(model)
+    plain = save(model)
     wrapped = wrap(model)
     ec.save_file(wrapped, path)
     assert path.read_bytes() == plain
-    assert ec.rate_bits(wrapped) == ec.rate_bits(model)
+    assert rate_bits(wrapped) == rate_bits(model)
     loaded, fresh = ec.load_model(build(), path), build()
     ec.load_model(wrap(fresh), path)
     assert same(fresh, loaded)
@@ -275,7 +278,7 @@ def test_a_plain_file_starts_a_prepared_model_as_a_plain_checkpoint_does(path):
     other = ec.prepare(nn.Linear(30, 20))
     other.load_state_dict(plain.state_dict())
     assert same(model, other)
-    assert ec.save(model) == ec.save(other)
+    assert save(model) == save(other)
 
 
 @pytest.mark.filterwarnings("ignore:.*is stored as it trains")  # into a prepared network
@@ -283,7 +286,7 @@ def test_a_plain_file_starts_a_prepared_model_as_a_plain_checkpoint_does(path):
 def test_all_of_a_prepared_model_comes_back_or_nothing(freeze, path):
     model, fresh = ec.prepare(nn.Linear(30, 20)), ec.prepare(nn.Linear(30, 20))
     if freeze:
-        ec.freeze_symbols(model)
+        freeze_symbols(model)
     state = dict(model.state_dict())
     ec.save_file(state, path)
     assert same(ec.load_model(fresh, path), model)
@@ -339,7 +342,7 @@ def test_tensors_that_cannot_be_written_to_are_named(make, message, path):
 def test_a_scripted_model_is_saved_and_loaded(path):
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     ec.save_file(torch.jit.script(model), path)
-    assert path.read_bytes() == ec.save(model)
+    assert path.read_bytes() == save(model)
     fresh = torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
     assert same(ec.load_model(fresh, path), model)
 

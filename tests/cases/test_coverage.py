@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 import ectorch as ec
+from ectorch.size.measure import rate_bits
+from ectorch.storage.files import save
 
 
 class Tied(nn.Module):
@@ -50,7 +52,7 @@ def zeroed(model, found):
             state[row.name].zero_()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of statistics that are not those of a hard network
-        return len(ec.save(ec.finalize(model)))
+        return len(save(ec.finalize(model)))
 
 
 @pytest.mark.parametrize("make", NETWORKS)
@@ -64,7 +66,7 @@ def test_totals_add_up_and_the_least_is_that_of_the_zeroed_network(make):
         (found.least_bytes, [row.least_bytes for row in found.rows]),
     ):
         assert 0 < total - sum(parts) < 40 * (len(parts) + 1)  # names, index, checksums
-    assert found.file_bytes == pytest.approx(ec.rate_bits(net) / 8, abs=1)
+    assert found.file_bytes == pytest.approx(rate_bits(net) / 8, abs=1)
     least = zeroed(net, found)
     assert found.least_bytes == pytest.approx(least, rel=0.02, abs=200)
 

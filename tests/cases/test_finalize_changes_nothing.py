@@ -15,6 +15,8 @@ from torch.nn import functional as F
 import ectorch as ec
 from ectorch.errors import ConfigError, UnsupportedLayerError
 from ectorch.rewrite.chains import find_chains
+from ectorch.rewrite.norms import discretize_norms, restore_norms
+from ectorch.storage.files import save
 
 
 @pytest.fixture(autouse=True)
@@ -554,7 +556,7 @@ def test_inputs_tell_which_axis_units_are(form):
     net = Between(nn.BatchNorm1d(8)).eval()
     net.a.weight.data[torch.randperm(8)[:5]] *= torch.rand(5, 4) < 0.4  # so that order matters
     plain = copy.deepcopy(net)
-    ec.discretize_norms(plain, batches)
+    discretize_norms(plain, batches)
     final = ec.finalize(net, batches)
     assert not torch.equal(final.a.weight, plain.a.weight)
     x = torch.cat(inputs)
@@ -598,12 +600,12 @@ def test_what_is_no_input_is_refused_before_anything_changes(training, batches, 
     assert not net._forward_pre_hooks
     if not callable(batches):
         with pytest.raises(ConfigError, match=said):
-            ec.restore_norms(net, batches)
+            restore_norms(net, batches)
 
 
 def test_statistics_are_restored_from_inputs_alone():
     with pytest.raises(ConfigError, match="one batch at least"):
-        ec.restore_norms(Between(nn.BatchNorm1d(8)), [])
+        restore_norms(Between(nn.BatchNorm1d(8)), [])
 
 
 def test_a_change_that_outputs_show_is_undone_with_a_warning():
@@ -689,7 +691,7 @@ def test_the_meter_measures_what_the_same_call_leaves():
     sizes = []
     for settings in ({"batches": [x]}, {"batches": [x], "forward_only": True}):
         call = partial(ec.finalize, **settings)
-        sizes.append(len(ec.save(call(copy.deepcopy(net)))))
+        sizes.append(len(save(call(copy.deepcopy(net)))))
         assert ec.SizeMeter(call)(net).total == sizes[-1]
 
 

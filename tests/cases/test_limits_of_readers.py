@@ -6,13 +6,13 @@ import tracemalloc
 import numpy as np
 import pytest
 
-import ectorch as ec
 from ectorch.bitstream import DTYPES, Reader
 from ectorch.bitstream.codings.choose import Coding
 from ectorch.bitstream.file import reader
 from ectorch.bitstream.file.index import Entry, encode_header, place
 from ectorch.bitstream.wire import varint
 from ectorch.errors import FormatError
+from ectorch.storage.files import load
 
 MIB = 1 << 20
 EMPTY = b"\x8a\1\0\0"  # uint8 of shape (0,), in a new block
@@ -88,7 +88,7 @@ def test_what_takes_more_than_the_limit_is_refused_before_it_is_built(kind, tmp_
 def test_an_entry_costs_no_more_than_is_counted():
     data = empty_tensors(2000)
     with peak_memory() as peak:
-        loaded = ec.load(data)
+        loaded = load(data)
     assert peak() < 3072 * len(loaded)
 
 

@@ -10,6 +10,8 @@ from torch import nn
 
 import ectorch as ec
 from ectorch.errors import UnsupportedLayerError
+from ectorch.size.measure import rate_bits
+from ectorch.storage.files import save
 
 
 def network(prepared=True):
@@ -25,7 +27,7 @@ def noisy(model):
 
 
 MEASURES = {
-    "rate": ec.rate_bits,
+    "rate": rate_bits,
     "meter": lambda net: ec.SizeMeter()(net),
     "noisy meter": lambda net: ec.SizeMeter(noisy)(net),
 }
@@ -80,5 +82,5 @@ def test_a_model_that_has_no_copy_is_named(kind):
 def test_a_compiled_model_measures_as_its_file():
     net = torch.compile(network(), backend="eager")
     size = ec.SizeMeter(ec.convert)(net)
-    assert size.total == len(ec.save(net))
+    assert size.total == len(save(net))
     assert "0.weight" in size.tensors

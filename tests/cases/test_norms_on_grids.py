@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-import ectorch as ec
+from ectorch.rewrite.norms import discretize_norms
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def trained(net, x):
 def relative_change(net, x, batches, levels=None):
     with torch.no_grad():
         before = net(x)
-        after = ec.discretize_norms(copy.deepcopy(net), batches, levels)(x)
+        after = discretize_norms(copy.deepcopy(net), batches, levels)(x)
     return float((before - after).norm() / before.norm())
 
 
@@ -80,7 +80,7 @@ def test_one_channel_of_another_scale_does_not_take_the_grid(factor):
         net[1].running_mean.copy_(h.mean((0, 2, 3)))
         net[1].running_var.copy_(h.var((0, 2, 3), correction=0))
         before = net.eval()(x)
-        after = ec.discretize_norms(copy.deepcopy(net), [x])(x)
+        after = discretize_norms(copy.deepcopy(net), [x])(x)
     error = (after - before).square().mean((0, 2, 3)).sqrt()
     assert (error <= 0.01 * before.std((0, 2, 3))).all()
 
@@ -99,7 +99,7 @@ def test_norms_of_other_kinds_stay():
         nn.GroupNorm(1, 3),
     )
     state, x = copy.deepcopy(net.state_dict()), torch.randn(8, 3, 4, 4)
-    ec.discretize_norms(net, [x])
+    discretize_norms(net, [x])
     assert all(torch.equal(net.state_dict()[key], state[key]) for key in state)
 
 
@@ -137,11 +137,11 @@ def test_norms_whose_readers_no_trace_shows_stay_with_a_warning(how, batched):
     net, x = Untraceable(how).eval(), torch.randn(64, 8)
     state = copy.deepcopy(net.state_dict())
     if how == "called" and batched:  # the call shows that nothing else reads it
-        ec.discretize_norms(net, [x])
+        discretize_norms(net, [x])
         assert not torch.equal(net.norm.running_mean, state["norm.running_mean"])
         return
     with pytest.warns(UserWarning, match=r"stay as they are \(norm\): torch.fx cannot trace"):
-        ec.discretize_norms(net, [x] if batched else [])
+        discretize_norms(net, [x] if batched else [])
     assert all(torch.equal(net.state_dict()[key], state[key]) for key in state)
 
 
@@ -161,8 +161,8 @@ def test_norms_whose_vectors_are_not_their_own_stay(how):
     before = net(x)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "batch norms stay")
-        ec.discretize_norms(net, [x])
-        ec.discretize_norms(net)
+        discretize_norms(net, [x])
+        discretize_norms(net)
     torch.testing.assert_close(net(x), before)
 
 
@@ -172,4 +172,4 @@ def test_without_inputs_channels_that_never_changed_compute_the_same():
     norm.running_mean.fill_(0.1)
     norm.num_batches_tracked += 5
     before = norm(x)
-    torch.testing.assert_close(ec.discretize_norms(nn.Sequential(norm))(x), before)
+    torch.testing.assert_close(discretize_norms(nn.Sequential(norm))(x), before)

@@ -13,7 +13,9 @@ from ectorch.constrain.codebook import Codebook, check_finite, initial_log_gaps
 from ectorch.constrain.lengths import RULES
 from ectorch.constrain.relaxation import Bracket, Categorical, Hard
 from ectorch.errors import DivergedError
+from ectorch.size.measure import rate_bits
 from ectorch.storage.discrete import discrete_state_dict
+from ectorch.workflow import freeze_symbols
 
 LEVELS = 6
 RELAXATIONS = [Bracket(), Categorical(), Hard()]
@@ -128,8 +130,8 @@ def test_the_codebook_and_logits_are_named_too(suffix):
     [
         ec.convert,
         ec.finalize,
-        ec.freeze_symbols,
-        ec.rate_bits,
+        freeze_symbols,
+        rate_bits,
         ec.SizeMeter(),
         discrete_state_dict,
     ],

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import ectorch as ec
 from ectorch.errors import ConfigError
+from ectorch.workflow import freeze_symbols
 
 X, Y = torch.randn(64, 8), torch.randint(0, 4, (64,))
 
@@ -104,7 +105,7 @@ def test_units_whose_frequencies_assign_the_others_stay(fold, frozen):
     ec.prepare(net, ec.Config(relaxation="hard", reach=3, strength=0.3)).eval()
     net[0]._parameters["weight"].data[8:] = 0
     if frozen:
-        ec.freeze_symbols(net)
+        freeze_symbols(net)
     before = net(X)
     assert (ec.remove_dead_units(net, fold=fold) > 0) == frozen
     torch.testing.assert_close(net(X), before, rtol=1e-4, atol=1e-5)

@@ -15,6 +15,8 @@ import ectorch as ec
 from ectorch.errors import ConfigError, MismatchError
 from ectorch.size.measure import SizeMeter
 from ectorch.size.targets import size_range
+from ectorch.storage.files import save
+from ectorch.workflow import freeze_symbols
 
 WRONG = [-1.0, math.nan, math.inf, "1", True]
 
@@ -30,9 +32,9 @@ def with_floats(norm=None):
 def test_floats_that_stay_are_in_the_smallest_file():
     net = ec.prepare(with_floats())
     with pytest.raises(ConfigError, match=r"of them are floats, 1\.(weight|bias) \(\d+\)") as error:
-        ec.size_control(net, target_bytes=600)
+        ec.SizeControl.for_model(net, target_bytes=600)
     assert "Config(include=...)" in str(error.value)
-    assert ec.size_control(net, target_bytes=1500).target_bytes == 1500
+    assert ec.SizeControl.for_model(net, target_bytes=1500).target_bytes == 1500
 
 
 @pytest.mark.parametrize("norm", [None, nn.BatchNorm1d(128)])
@@ -46,7 +48,7 @@ def test_the_smallest_file_is_that_of_zeros_as_finalize_leaves_them(norm, bias):
         net[at].weight.data.zero_()
         if bias == "grid":
             net[at].bias.data.zero_()
-    assert least.total == len(ec.save(ec.finalize(net)))
+    assert least.total == len(save(ec.finalize(net)))
 
 
 def test_what_finalize_rounds_counts_as_it_leaves_it():
@@ -85,7 +87,7 @@ def test_progress_is_a_share(call, progress):
 @pytest.mark.parametrize(
     "make", [lambda **s: ec.ramp(0.5, **s), lambda **s: ec.SizeControl(9, **s)]
 )
-@pytest.mark.parametrize("setting", ["over", "peak", "release"])
+@pytest.mark.parametrize("setting", ["rise", "peak", "fall"])
 @pytest.mark.parametrize("value", WRONG)
 def test_a_ramp_has_shares_and_a_peak(make, setting, value):
     with pytest.raises(ConfigError, match=f"{setting} = .*: expected"):
@@ -94,9 +96,9 @@ def test_a_ramp_has_shares_and_a_peak(make, setting, value):
 
 def test_a_ramp_comes_down_within_the_training():
     with pytest.raises(ConfigError, match="expected at most 1 together"):
-        ec.ramp(0.5, over=0.9)
-    assert ec.ramp(1.0, over=0.7) == 1.0
-    assert ec.ramp(1.0, over=0.9, peak=1.0) == 1.0  # nothing to come down from
+        ec.ramp(0.5, rise=0.9)
+    assert ec.ramp(1.0, rise=0.7) == 1.0
+    assert ec.ramp(1.0, rise=0.9, peak=1.0) == 1.0  # nothing to come down from
 
 
 def test_a_file_of_batch_norms_is_fitted_as_it_will_be_finalized():
@@ -108,7 +110,7 @@ def test_a_file_of_batch_norms_is_fitted_as_it_will_be_finalized():
     with pytest.warns(UserWarning, match="without batches; with them batch norms"):
         ec.fit_size(copy.deepcopy(model), target)
     finalize = partial(ec.finalize, batches=[inputs])
-    assert ec.fit_size(model, target, finalize=finalize) == len(ec.save(finalize(model)))
+    assert ec.fit_size(model, target, finalize=finalize) == len(save(finalize(model)))
 
 
 @pytest.mark.parametrize("rate", ["lr", "weight_decay", "codebook_lr", "step_lr"])
@@ -139,7 +141,7 @@ def by_parameter(net):
 
 def by_parameter_then_symbols(net):
     by_parameter(net)
-    ec.freeze_symbols(net)
+    freeze_symbols(net)
 
 
 FREEZES = [by_read, by_parameter, by_parameter_then_symbols]
@@ -163,7 +165,7 @@ def test_a_fit_leaves_what_its_user_froze(freeze, share):
 
 
 def test_a_fit_moves_symbols_that_were_frozen_as_such():
-    net = ec.freeze_symbols(two_layers())
+    net = freeze_symbols(two_layers())
     before = net[0].weight.detach().clone()
     ec.fit_size(net, ec.SizeMeter()(net).total * 8 // 10)
     assert not torch.equal(net[0].weight, before)
@@ -179,7 +181,7 @@ def test_what_is_frozen_is_in_the_smallest_file(freeze):
     assert least.tensors["0.weight"] == now.tensors["0.weight"]
     assert smallest + 500 < least.total < now.total < most
     with pytest.raises(ConfigError, match=r"cannot be had.*; 0\.weight is frozen and stays"):
-        ec.size_control(net, target_bytes=least.total - 1)
+        ec.SizeControl.for_model(net, target_bytes=least.total - 1)
     with pytest.raises(MismatchError, match=r"smallest file.*; 0\.weight is frozen and stays"):
         ec.fit_size(net, least.total // 2)
 

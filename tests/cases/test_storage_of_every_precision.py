@@ -6,6 +6,8 @@ from torch import nn
 
 import ectorch as ec
 from ectorch.errors import MismatchError
+from ectorch.size.measure import rate_bits
+from ectorch.storage.files import save
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 EVERY_DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -26,12 +28,12 @@ def test_a_network_of_any_precision_is_saved_measured_and_loaded(dtype, prepared
         ec.prepare(net)
     path = tmp_path / "m.ect"
     size = ec.save_file(net, path, {"dtype": str(dtype)})
-    assert ec.save(net, {"dtype": str(dtype)}) == path.read_bytes()
-    assert size / 4 < ec.rate_bits(net) / 8 < size * 4
+    assert save(net, {"dtype": str(dtype)}) == path.read_bytes()
+    assert size / 4 < rate_bits(net) / 8 < size * 4
     assert 0 < ec.SizeMeter(ec.convert)(net).total <= size
     fresh = ec.load_model(network(dtype), path)
     state = fresh.state_dict()
-    assert ec.save(fresh, {"dtype": str(dtype)}) == path.read_bytes()
+    assert save(fresh, {"dtype": str(dtype)}) == path.read_bytes()
     loaded = ec.load_file(path)
     with ec.safe_open(path) as file:
         for name, tensor in state.items():

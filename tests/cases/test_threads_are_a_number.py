@@ -10,7 +10,7 @@ from ectorch.bitstream.file.meter import FileMeter
 from ectorch.bitstream.file.writer import write_file
 from ectorch.errors import ConfigError
 from ectorch.size.measure import SizeMeter
-from ectorch.storage.files import raw_tensors
+from ectorch.storage.files import load, raw_tensors, save
 
 SIZES = [0, 10, 100_000]
 WRONG = [0, -1, 1.5, "2", True, torch.tensor(0.5)]
@@ -18,15 +18,15 @@ WRONG = [0, -1, 1.5, "2", True, torch.tensor(0.5)]
 
 def calls(size, path):
     model = torch.nn.Linear(size, 1)
-    data = ec.save(model, preset="fast")
+    data = save(model, preset="fast")
     path.write_bytes(data)
     raw = raw_tensors(model)
     return {
-        "save": lambda n: ec.save(model, preset="fast", threads=n),
+        "save": lambda n: save(model, preset="fast", threads=n),
         "save_file": lambda n: ec.save_file(model, path, preset="fast", threads=n),
         "encode_file": lambda n: encode_file(raw, preset="fast", threads=n),
         "write_file": lambda n: write_file(path, raw, preset="fast", threads=n),
-        "load": lambda n: ec.load(data, threads=n),
+        "load": lambda n: load(data, threads=n),
         "load_file": lambda n: ec.load_file(path, threads=n),
         "load_model": lambda n: ec.load_model(model, path, threads=n),
         "safe_open": lambda n: ec.safe_open(path, threads=n).__exit__(),

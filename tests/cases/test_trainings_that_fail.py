@@ -22,7 +22,7 @@ TABLE = {
     "pretrain": {"epochs": 1, "batch": 100},
     "constrain": {"epochs": 1, "batch": 100, "alpha": 0.05, "config": {"bias": "grid"}},
 }
-DEADLY = TABLE | {"constrain": TABLE["constrain"] | {"alpha": 1e5, "ramp": 0.0, "lr": 0.02}}
+DEADLY = TABLE | {"constrain": TABLE["constrain"] | {"alpha": 1e5, "rise": 0.0, "lr": 0.02}}
 
 
 class Disk:
@@ -119,7 +119,7 @@ def test_a_network_that_died_is_said_to_have(tmp_path):
 def test_a_command_says_once_a_stage_that_a_network_died(tmp_path, run):
     (tmp_path / "r.toml").write_text(
         'name = "r"\nnetwork = "lenet-300-100"\ndata = "digits"\nthreads = 1\n'
-        "[pretrain]\nepochs = 1\n[constrain]\nepochs = 3\nalpha = 1e5\nramp = 0.0\nlr = 0.02\n"
+        "[pretrain]\nepochs = 1\n[constrain]\nepochs = 3\nalpha = 1e5\nrise = 0.0\nlr = 0.02\n"
     )
     code, text, _ = run("train", tmp_path / "r.toml", "--out", tmp_path / "run")
     assert code == 0

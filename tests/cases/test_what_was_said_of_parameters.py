@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import ectorch as ec
+from ectorch.workflow import freeze_symbols
 
 FORWARDS = ["nearest", "sampled", "moments"]
 RELAXATIONS = ["bracket", "categorical", "hard"]
@@ -58,7 +59,7 @@ def test_convert_gives_back_what_asked_for_gradients(grad, freeze, relaxation):
     before = trained_names(model)
     ec.prepare(model, ec.Config(relaxation=relaxation))
     if freeze:
-        ec.freeze_symbols(model)
+        freeze_symbols(model)
     ec.convert(model)
     assert trained_names(model) == before
 
@@ -67,7 +68,7 @@ def test_convert_gives_back_what_asked_for_gradients(grad, freeze, relaxation):
 def test_a_plain_checkpoint_turns_no_gradient_on(grad):
     plain, model = net(), net().requires_grad_(grad)
     ec.prepare(model)
-    ec.freeze_symbols(model)
+    freeze_symbols(model)
     model.load_state_dict(plain.state_dict())
     assert {p.requires_grad for p in model.parameters()} == {grad}
 
@@ -77,10 +78,10 @@ def test_what_was_frozen_by_itself_stays_through_frozen_symbols(relaxation):
     model = ec.prepare(net(), ec.Config(relaxation=relaxation))
     dict(model.named_parameters())["0.weight"].requires_grad_(False)
     before = trained_names(model)
-    ec.freeze_symbols(model)
+    freeze_symbols(model)
     model.load_state_dict(net().state_dict())
     assert trained_names(model) == before
-    ec.freeze_symbols(model)
+    freeze_symbols(model)
     assert trained_names(ec.convert(model)) == {"0.bias", "2.weight", "2.bias"}
 
 

@@ -10,6 +10,7 @@ from torch.nn.utils import prune
 
 import ectorch as ec
 from ectorch.constrain.modules import hard
+from ectorch.workflow import freeze_symbols
 
 # fine enough that what is written is read again within a hundredth
 BESIDE = ("log_gaps", "lengths", "bits")
@@ -280,7 +281,7 @@ def test_what_writes_nothing_is_silent():
 def test_a_write_that_no_read_would_show_is_refused(relaxation, write):
     model = prepared(ec.Config(relaxation="categorical" if relaxation != "frozen" else "bracket"))
     if relaxation == "frozen":
-        ec.freeze_symbols(model)
+        freeze_symbols(model)
     before = model.state_dict()
     with pytest.raises(RuntimeError, match=r"Linear\.weight: .* would be lost: "):
         write(model[0])
@@ -354,7 +355,7 @@ def test_another_parameter_is_refused_where_it_would_not_be_read():
     model = prepared(ec.Config(relaxation="categorical"))
     with pytest.raises(RuntimeError, match=r"shape \(2, 8\), and what its relaxation trains"):
         model[0].weight = nn.Parameter(torch.zeros(2, 8))
-    ec.freeze_symbols(model)
+    freeze_symbols(model)
     with pytest.raises(RuntimeError, match="symbols are frozen"):
         model[0].weight = nn.Parameter(torch.zeros(6, 8))
 
@@ -365,7 +366,7 @@ def test_a_tie_after_prepare_takes_all_of_the_other(relaxation, freeze):
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
     ec.prepare(model, ec.Config(overrides={"1": {"relaxation": relaxation}}))
     if freeze:
-        ec.freeze_symbols(model)
+        freeze_symbols(model)
     model[1].weight = model[0].weight
     assert model[1].weight.equal(model[0].weight)
     assert {n for n, _ in model[1].named_parameters() if "logits" in n and "weight" in n} == set()

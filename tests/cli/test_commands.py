@@ -208,13 +208,15 @@ def test_decompressed_tensors_are_bit_equal(run, model, tmp_path):
 def test_a_size_may_be_asked_for(run, recipe, tmp_path):
     recipe.write_text(RECIPE.replace("epochs = 1", "epochs = 3"))
     out = tmp_path / "run"
-    assert run("train", recipe, "--out", out, "--target-size", "9KB")[0] == 0
+    assert run("train", recipe, "--out", out, "--target-bytes", "9KB")[0] == 0
     assert 8910 <= (out / "model.ect").stat().st_size <= 9000
     other = tmp_path / "other"
     assert_one_clear_line(
-        run("train", recipe, "--out", other, "--target-size", "9 parsecs"), "parsecs"
+        run("train", recipe, "--out", other, "--target-bytes", "9 parsecs"), "parsecs"
     )
-    assert_one_clear_line(run("train", recipe, "--out", other, "--target-size", "50"), "takes from")
+    assert_one_clear_line(
+        run("train", recipe, "--out", other, "--target-bytes", "50"), "takes from"
+    )
 
 
 def test_an_error_may_be_asked_for_and_tensorboard_told(run, recipe, tmp_path):
@@ -278,7 +280,7 @@ def test_sweep_says_and_records_how_many_images_it_holds_out(run, recipe, tmp_pa
 def test_sweep_refuses_what_is_no_curve(run, recipe, tmp_path):
     out = tmp_path / "out"
     assert_one_clear_line(run("sweep", recipe, "--points", "1", "--out", out), "1 points")
-    recipe.write_text("target_size = 5000\n" + RECIPE)
+    recipe.write_text("target_bytes = 5000\n" + RECIPE)
     assert_one_clear_line(run("sweep", recipe, "--out", out), "has a target")
 
 

@@ -43,19 +43,19 @@ def test_changes_replace_values_by_their_dotted_key():
         ({"data": "imagenet"}, "imagenet"),
         ({"threads": 0}, "threads"),
         (
-            {"constrain": {"epochs": 1, "ramp": 0.9, "release": 0.9}},
-            "constrain.ramp + constrain.release = 1.8: expected 1 at most",
+            {"constrain": {"epochs": 1, "rise": 0.9, "fall": 0.9}},
+            "constrain.rise + constrain.fall = 1.8: expected 1 at most",
         ),
-        ({"reduce": {"epochs": 1, "ramp": 0.8}}, "reduce.ramp + reduce.release = 1.1: expected 1"),
+        ({"reduce": {"epochs": 1, "rise": 0.8}}, "reduce.rise + reduce.fall = 1.1: expected 1"),
         (
             {"pretrain": {"epochs": 0}, "constrain": {"epochs": 0}},
             "epochs: 0 in every stage, nothing trains: give some, or a start",
         ),
-        ({"target_size": True}, 'target_size: expected bytes, as 6000 or "6KB", not true'),
-        ({"target_size": 0.5}, 'target_size: expected bytes, as 6000 or "6KB", not 0.5'),
+        ({"target_bytes": True}, 'target_bytes: expected bytes, as 6000 or "6KB", not true'),
+        ({"target_bytes": 0.5}, 'target_bytes: expected bytes, as 6000 or "6KB", not 0.5'),
         (
-            {"target_size": "9 parsecs"},
-            'target_size: expected bytes, as 6000 or "6KB", not "9 parsecs"',
+            {"target_bytes": "9 parsecs"},
+            'target_bytes: expected bytes, as 6000 or "6KB", not "9 parsecs"',
         ),
         ({"target_ratio": True}, "target_ratio"),
     ],
@@ -65,10 +65,10 @@ def test_a_wrong_recipe_is_refused_by_key(change, said):
         parse_recipe(TABLE | change)
 
 
-@pytest.mark.parametrize("ramp", [0.0, 0.1, 0.3, 0.6, 0.7, 0.9, 1.0])
-def test_ramp_and_release_may_fill_the_stage(ramp):
-    stage = {"epochs": 1, "ramp": ramp, "release": 1 - ramp}
-    assert parse_recipe(TABLE | {"constrain": stage}).constrain.ramp == ramp
+@pytest.mark.parametrize("rise", [0.0, 0.1, 0.3, 0.6, 0.7, 0.9, 1.0])
+def test_rise_and_fall_may_fill_the_stage(rise):
+    stage = {"epochs": 1, "rise": rise, "fall": 1 - rise}
+    assert parse_recipe(TABLE | {"constrain": stage}).constrain.rise == rise
 
 
 @pytest.mark.parametrize(

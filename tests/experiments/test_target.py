@@ -39,14 +39,14 @@ def size_of(model, config):
 @pytest.mark.parametrize("times", [0.5, 2.0])
 def test_a_grid_from_which_files_grow_to_the_size_is_kept(start, times):
     model, config, size = start
-    recipe = parse_recipe(TABLE | {"target_size": int(times * size)})
+    recipe = parse_recipe(TABLE | {"target_bytes": int(times * size)})
     target = SizeTarget(recipe, model, ec.SizeMeter(), steps=100)
     assert target.with_room(convert(copy.deepcopy(model)), config) == config
 
 
 def test_a_large_file_starts_on_a_finer_grid_above_its_size(start):
     model, config, size = start
-    recipe = parse_recipe(TABLE | {"target_size": 6_000})
+    recipe = parse_recipe(TABLE | {"target_bytes": 6_000})
     assert size < 6_000 / 4
     target = SizeTarget(recipe, model, ec.SizeMeter(), steps=100)
     finer = target.with_room(model, config)

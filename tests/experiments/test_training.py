@@ -6,12 +6,14 @@ import torch
 
 import ectorch as ec
 from ectorch.errors import MismatchError, RecipeError, TrainingError
-from ectorch.experiments.data import DataSet, Split, load
+from ectorch.experiments import data as data_sets
+from ectorch.experiments.data import DataSet, Split
 from ectorch.experiments.evaluation import evaluate
 from ectorch.experiments.networks import NETWORKS, check_images, identify
 from ectorch.experiments.recipe import parse_recipe
 from ectorch.experiments.training import Interrupted, train
 from ectorch.rewrite.units import remove_dead_units
+from ectorch.storage.files import load
 
 TABLE = {
     "name": "small",
@@ -88,7 +90,7 @@ def test_the_test_set_is_looked_at_once_and_that_is_logged(finished):
 
 
 def test_a_run_that_holds_images_out_never_reads_the_test_set(tmp_path, monkeypatch):
-    digits = load("digits")
+    digits = data_sets.load("digits")
     blind = DataSet("digits", digits.train, Split(None, None))
     monkeypatch.setattr("ectorch.experiments.data.load", lambda _: blind)
     result = train(parse_recipe(TABLE | {"holdout": 200}), tmp_path)
@@ -185,7 +187,7 @@ def test_the_decoded_file_is_the_network_of_the_run(finished):
     out, result = finished
     model = NETWORKS["lenet-300-100"]()
     ec.load_model(model, out / "model.ect")
-    test = evaluate(model.eval(), load("digits").test)
+    test = evaluate(model.eval(), data_sets.load("digits").test)
     assert test.predictions_sha256 == result["predictions_sha256"]
 
 
@@ -226,7 +228,7 @@ def test_batch_norms_of_the_decoded_network_are_those_of_the_hard_one(tmp_path, 
     train(parse_recipe(TABLE | {"network": "normed"}), tmp_path)
     model = Normed()
     ec.load_model(model, tmp_path / "model.ect")
-    images = load("digits").train.images.float() / 255
+    images = data_sets.load("digits").train.images.float() / 255
     expected = torch.nn.BatchNorm1d(20, momentum=None)
     expected(model[1](model[0](images)))
     stored = dict(model[2].named_buffers())
@@ -242,9 +244,9 @@ def test_batch_norms_of_the_decoded_network_are_those_of_the_hard_one(tmp_path, 
 def test_a_run_that_removes_units_resumes_to_the_same_bytes(tmp_path, monkeypatch):
     constrain = TABLE["constrain"] | {
         "alpha": 0.02,
-        "ramp": 0.2,
+        "rise": 0.2,
         "peak": 3.0,
-        "release": 0.2,
+        "fall": 0.2,
         "lr": 4e-3,
         "config": {"bias": "grid", "reach": 1.33},
     }
@@ -264,7 +266,7 @@ def test_a_run_that_removes_units_resumes_to_the_same_bytes(tmp_path, monkeypatc
     whole = (tmp_path / "whole/model.ect").read_bytes()
     assert whole == train_in_parts(parse_recipe(table), tmp_path / "parts", (46, 62, 78))
     full = NETWORKS["lenet-300-100"]().state_dict()
-    assert {k: t.shape for k, t in ec.load(whole).items()} == {k: t.shape for k, t in full.items()}
+    assert {k: t.shape for k, t in load(whole).items()} == {k: t.shape for k, t in full.items()}
     assert result["decoded_error_percent"] < 30
 
 
@@ -357,7 +359,7 @@ TARGET = TABLE | {
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
-        ({"target_size": "8KB"}, 8000),
+        ({"target_bytes": "8KB"}, 8000),
         ({"target_bits_per_weight": 0.2}, 266_610 * 0.2 // 8),
     ],
     ids=lambda value: str(value),
@@ -370,9 +372,9 @@ def test_a_file_takes_what_was_asked_for(asked, expected, tmp_path):
 
 
 def test_a_run_trains_on_at_the_size_of_its_file(tmp_path):
-    recipe = TARGET | {"target_size": 8000}
+    recipe = TARGET | {"target_bytes": 8000}
     first = train(parse_recipe(recipe), tmp_path / "first")
-    constrain = {"ramp": 0.0, "peak": 1.0, "config": {"keep_grid": True}}
+    constrain = {"rise": 0.0, "peak": 1.0, "config": {"keep_grid": True}}
     more = {
         "start": str(tmp_path / "first/model.ect"),
         "pretrain": {"epochs": 0},
@@ -386,15 +388,15 @@ def test_a_run_trains_on_at_the_size_of_its_file(tmp_path):
 
 
 def test_a_run_with_a_target_resumes_to_the_same_bytes(tmp_path):
-    recipe = parse_recipe(TARGET | {"target_size": 5000})
+    recipe = parse_recipe(TARGET | {"target_bytes": 5000})
     train(recipe, tmp_path / "whole")
     whole = (tmp_path / "whole/model.ect").read_bytes()
     assert whole == train_in_parts(recipe, tmp_path / "parts", (40, 71, 125))
 
 
 def test_a_network_that_dies_short_of_its_size_says_so(tmp_path):
-    deadly = {"epochs": 1, "alpha": 1e5, "ramp": 0.0, "peak": 1.0}
-    recipe = TARGET | {"constrain": TARGET["constrain"] | deadly, "target_size": 8000}
+    deadly = {"epochs": 1, "alpha": 1e5, "rise": 0.0, "peak": 1.0}
+    recipe = TARGET | {"constrain": TARGET["constrain"] | deadly, "target_bytes": 8000}
     with pytest.warns(RuntimeWarning, match=r"takes [\d,]+ bytes, 8,000 were asked for: .* lower"):
         result = train(parse_recipe(recipe), tmp_path)
     assert result["file_bytes"] < 0.99 * 8000
@@ -402,7 +404,7 @@ def test_a_network_that_dies_short_of_its_size_says_so(tmp_path):
 
 @pytest.mark.parametrize("impossible", [80, "800KB"])
 def test_an_impossible_size_is_refused_before_any_training(impossible, tmp_path):
-    recipe = parse_recipe(TARGET | {"target_size": impossible})
+    recipe = parse_recipe(TARGET | {"target_bytes": impossible})
     steps = []
     with pytest.raises(RecipeError, match=r"cannot be had: .* from \d+ \(all zeros\) to \d+,\d+"):
         train(recipe, tmp_path, steps.append)
@@ -412,7 +414,7 @@ def test_an_impossible_size_is_refused_before_any_training(impossible, tmp_path)
 @pytest.mark.parametrize(
     ("target", "value", "expected"),
     [
-        ("target_size", 80, r"target_size = 80: a file of 80 bytes"),
+        ("target_bytes", 80, r"target_bytes = 80: a file of 80 bytes"),
         (
             "target_ratio",
             1e9,
@@ -429,7 +431,7 @@ def test_an_impossible_target_is_refused_by_key(target, value, expected, tmp_pat
 
 
 def test_a_size_above_that_of_the_finest_grid_is_refused_before_the_constraint(tmp_path):
-    recipe = parse_recipe(TARGET | {"target_size": "165KB"})  # more than trained weights fill
+    recipe = parse_recipe(TARGET | {"target_bytes": "165KB"})  # more than trained weights fill
     with pytest.raises(RecipeError, match=r"165,000 bytes cannot be had: .* to 1[0-5]\d,\d+"):
         train(recipe, tmp_path)
 
@@ -440,12 +442,12 @@ def test_an_impossible_size_is_refused_on_a_grid_that_is_kept(impossible, finish
         "start": str(finished[0] / "model.ect"),
         "pretrain": {"epochs": 0},
         "constrain": TARGET["constrain"] | {"config": {"keep_grid": True}},
-        "target_size": impossible,
+        "target_bytes": impossible,
     }
     with pytest.raises(RecipeError, match=r"cannot be had: .* from \d+ \(all zeros\) to \d+,\d+"):
         train(parse_recipe(table), tmp_path)
 
 
 def test_one_target_is_enough():
-    with pytest.raises(RecipeError, match="target_size and target_ratio: give one"):
-        parse_recipe(TARGET | {"target_size": 5000, "target_ratio": 3.0})
+    with pytest.raises(RecipeError, match="target_bytes and target_ratio: give one"):
+        parse_recipe(TARGET | {"target_bytes": 5000, "target_ratio": 3.0})

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-import ectorch as ec
 from ectorch.rewrite.norms import discretize_norms, restore_norms
+from ectorch.storage.files import load, save
 
 
 def network(seed=0):
@@ -125,10 +125,10 @@ def test_norms_take_few_bytes_in_a_file():
     inputs = [torch.randn(200, 64) * torch.linspace(0.5, 2, 64)]
     net = nn.Sequential(nn.BatchNorm1d(64))
     net(inputs[0])  # gathers exact statistics
-    before = len(ec.save(net))
+    before = len(save(net))
     discretize_norms(net, inputs, levels=129)
-    assert len(ec.save(net)) < 0.4 * before
-    loaded = ec.load(ec.save(net))
+    assert len(save(net)) < 0.4 * before
+    loaded = load(save(net))
     assert all(torch.equal(loaded[key], value) for key, value in net.state_dict().items())
 
 

@@ -13,12 +13,12 @@ _share = st.floats(0, 1)
 
 
 @settings(deadline=None)
-@given(earlier=_share, later=_share, over=_share)
-def test_ramp_rises_from_0_to_1_and_stays(earlier, later, over):
+@given(earlier=_share, later=_share, rise=_share)
+def test_ramp_rises_from_0_to_1_and_stays(earlier, later, rise):
     earlier, later = sorted((earlier, later))
-    assert 0 <= ramp(earlier, over, 1.0) <= ramp(later, over, 1.0) <= 1
-    assert ramp(1.0, over, 1.0) == 1
-    assert later < over or ramp(later, over, 1.0) == 1
+    assert 0 <= ramp(earlier, rise, 1.0) <= ramp(later, rise, 1.0) <= 1
+    assert ramp(1.0, rise, 1.0) == 1
+    assert later < rise or ramp(later, rise, 1.0) == 1
 
 
 @pytest.mark.parametrize(("progress", "expected"), [(0, 0), (0.2, 0.25), (0.4, 0.5), (0.9, 1)])
@@ -31,10 +31,10 @@ def test_no_ramp_starts_at_full_alpha():
 
 
 @settings(deadline=None)
-@given(over=st.floats(0.01, 0.5), peak=st.floats(1, 20), release=st.floats(0.01, 0.4))
-def test_a_peak_is_reached_and_released(over, peak, release):
-    steps = [ramp(i / 1000, over, peak, release) for i in range(1001)]
-    assert ramp(over, over, peak, release) == pytest.approx(peak)
+@given(rise=st.floats(0.01, 0.5), peak=st.floats(1, 20), fall=st.floats(0.01, 0.4))
+def test_a_peak_is_reached_and_released(rise, peak, fall):
+    steps = [ramp(i / 1000, rise, peak, fall) for i in range(1001)]
+    assert ramp(rise, rise, peak, fall) == pytest.approx(peak)
     assert max(steps) <= peak * (1 + 1e-9)
     assert steps[0] == 0
     assert steps[-1] == 1

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import ectorch as ec
 from ectorch.constrain.modules import codebook
 from ectorch.errors import ConfigError, MismatchError
+from ectorch.storage.files import save
 from ectorch.workflow import convert
 
 
@@ -62,7 +63,7 @@ def test_the_file_takes_what_was_asked_for_and_no_more(trained, share):
     target = int(share * ec.SizeMeter()(net).total)
     size = ec.fit_size(net, target, optimizer)
     assert 0.99 * target <= size <= target
-    assert size == len(ec.save(ec.finalize(net)))
+    assert size == len(save(ec.finalize(net)))
 
 
 def test_the_file_is_that_of_the_network_as_it_will_be_finalized(trained):
@@ -75,7 +76,7 @@ def test_the_file_is_that_of_the_network_as_it_will_be_finalized(trained):
     target = int(0.8 * ec.SizeMeter()(net).total) + 400
     size = ec.fit_size(net, target, optimizer, with_more)
     assert 0.99 * target <= size <= target
-    assert size == len(ec.save(with_more(net)))
+    assert size == len(save(with_more(net)))
 
 
 def test_room_is_used_by_weights_that_were_near_the_next_level(trained, request):
@@ -135,7 +136,7 @@ def test_more_than_everything_cannot_go(trained):
 )
 def test_a_size_is_asked_for_in_one_of_three_ways(target, expected):
     net = nn.Sequential(nn.Linear(64, 120), nn.ReLU(), nn.Linear(120, 10))
-    control = ec.size_control(ec.prepare(net), **target, alpha=0.02)
+    control = ec.SizeControl.for_model(ec.prepare(net), **target, alpha=0.02)
     assert (control.target_bytes, control.alpha) == (expected, 0.02)
 
 
@@ -150,7 +151,7 @@ def test_a_size_is_asked_for_in_one_of_three_ways(target, expected):
 )
 def test_a_wrong_size_is_named(targets, said):
     with pytest.raises(ConfigError, match=said):
-        ec.size_control(ec.prepare(nn.Linear(64, 10)), **targets)
+        ec.SizeControl.for_model(ec.prepare(nn.Linear(64, 10)), **targets)
 
 
 @pytest.mark.parametrize("impossible", [10, 100_000])
@@ -159,7 +160,7 @@ def test_an_impossible_size_is_refused_before_any_training(impossible):
     with pytest.raises(
         ConfigError, match=r"cannot be had: .* from \d+ \(all zeros\) to [\d,]+ \(all"
     ):
-        ec.size_control(net, target_bytes=impossible)
+        ec.SizeControl.for_model(net, target_bytes=impossible)
 
 
 def test_a_loop_of_ones_own_ends_at_the_size_that_it_asked_for():
@@ -167,7 +168,7 @@ def test_a_loop_of_ones_own_ends_at_the_size_that_it_asked_for():
     net = ec.prepare(nn.Sequential(nn.Linear(64, 120), nn.ReLU(), nn.Linear(120, 10)))
     optimizer = torch.optim.Adam(ec.param_groups(net, lr=4e-3))
     inputs = torch.randn(512, 64)
-    control, meter = ec.size_control(net, target_ratio=60), ec.SizeMeter()
+    control, meter = ec.SizeControl.for_model(net, target_ratio=60), ec.SizeMeter()
     for step in range(300):
         if step % 5 == 0:
             control.observe(step / 300, meter(net).total)
@@ -178,7 +179,7 @@ def test_a_loop_of_ones_own_ends_at_the_size_that_it_asked_for():
     assert 0.7 < meter(net).total / control.target_bytes < 1.4  # alpha alone came near
     size = ec.fit_size(net, control.target_bytes, optimizer)
     assert 0.99 * control.target_bytes <= size <= control.target_bytes
-    assert size == len(ec.save(ec.finalize(net)))
+    assert size == len(save(ec.finalize(net)))
 
 
 def test_moves_that_would_save_no_byte_are_not_made():

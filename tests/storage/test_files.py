@@ -11,7 +11,8 @@ import ectorch as ec
 from ectorch.bitstream import DTYPES
 from ectorch.bitstream import load_file as load_numpy
 from ectorch.errors import ConfigError, FormatError, MismatchError, UnsupportedTensorError
-from ectorch.storage.files import safe_open
+from ectorch.size.measure import rate_bits
+from ectorch.storage.files import load, safe_open, save
 from ectorch.workflow import convert, prepare
 
 TORCH_DTYPES = [getattr(torch, name) for name in DTYPES]
@@ -54,10 +55,10 @@ MODERATE = settings(deadline=None, max_examples=60)
 @MODERATE
 @given(STATES, st.dictionaries(st.text(), st.text(), max_size=2))
 def test_any_dict_of_tensors_comes_back_bit_for_bit(state, metadata):
-    data = ec.save(state, metadata)
-    loaded = ec.load(data)
+    data = save(state, metadata)
+    loaded = load(data)
     assert all_same(loaded, state)
-    assert ec.save(loaded, metadata) == data
+    assert save(loaded, metadata) == data
 
 
 @pytest.mark.parametrize("dtype", TORCH_DTYPES, ids=str)
@@ -70,7 +71,7 @@ def test_every_bit_pattern_of_small_and_odd_ones_of_wide_dtypes_survive(dtype):
         top = torch.iinfo(CARRIERS[dtype.itemsize])
         odd = [top.min, top.min + 1, -1, 0, 1, top.max]
         state = {"a": torch.tensor(odd, dtype=CARRIERS[dtype.itemsize]).view(dtype)}
-    assert all_same(ec.load(ec.save(state)), state)
+    assert all_same(load(save(state)), state)
 
 
 def test_float_specials_survive():
@@ -79,7 +80,7 @@ def test_float_specials_survive():
         str(t): torch.tensor([nan, -nan, inf, -inf, -0.0, 0.0] * 9, dtype=t)
         for t in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
     }
-    assert all_same(ec.load(ec.save(state)), state)
+    assert all_same(load(save(state)), state)
 
 
 def test_views_and_parameters_are_stored_as_what_they_show():
@@ -94,7 +95,7 @@ def test_views_and_parameters_are_stored_as_what_they_show():
         "conjugate": torch.tensor([1 + 2j, 3 - 1j]).conj(),
         "negative": torch.tensor([1 + 2j, 3 - 1j]).conj().imag,
     }
-    loaded = ec.load(ec.save(state))
+    loaded = load(save(state))
     assert all(torch.equal(loaded[name], state[name]) for name in state)
     assert not any(tensor.requires_grad for tensor in loaded.values())
 
@@ -126,7 +127,7 @@ def test_tied_tensors_are_stored_once_and_loaded_into_a_model_that_ties_them(tmp
     path = tmp_path / "m.ect"
     model = Tied()
     size = ec.save_file(model, path)
-    assert size <= len(ec.save({"embed.weight": model.embed.weight})) + 20
+    assert size <= len(save({"embed.weight": model.embed.weight})) + 20
     fresh = ec.load_model(Tied(), path)
     assert fresh.out.weight is fresh.embed.weight
     assert torch.equal(fresh.out.weight, model.out.weight)
@@ -137,7 +138,7 @@ def test_tied_tensors_are_stored_once_and_loaded_into_a_model_that_ties_them(tmp
 def test_save_file_tells_the_size_on_disk_and_writes_what_save_gives(tmp_path):
     model, path = small_network(), tmp_path / "m.ect"
     assert ec.save_file(model, path, {"seed": "0"}) == path.stat().st_size
-    assert path.read_bytes() == ec.save(model, {"seed": "0"})
+    assert path.read_bytes() == save(model, {"seed": "0"})
 
 
 def test_safe_open_reads_single_tensors(tmp_path):
@@ -228,7 +229,7 @@ def test_damaged_files_are_format_errors(at, tmp_path):
     data[at] ^= 0x10
     path.write_bytes(data)
     with pytest.raises(FormatError):
-        ec.load(bytes(data))
+        load(bytes(data))
     with pytest.raises(FormatError, match=r"m\.ect"):
         ec.load_file(path)
     with pytest.raises(FormatError):
@@ -236,9 +237,9 @@ def test_damaged_files_are_format_errors(at, tmp_path):
 
 
 def test_the_limit_holds(tmp_path):
-    data = ec.save({"a": torch.zeros(1000)})
+    data = save({"a": torch.zeros(1000)})
     with pytest.raises(FormatError, match="max_decoded_bytes=3999"):
-        ec.load(data, max_decoded_bytes=3999)
+        load(data, max_decoded_bytes=3999)
 
 
 def test_numpy_reads_the_same_values(tmp_path):
@@ -270,9 +271,9 @@ BIASES = pytest.mark.parametrize("bias", ["float32", "float16", "grid"])
 @BIASES
 def test_rate_is_the_size_of_the_file(network, bias):
     model = constrained(network, bias)
-    file_bits = 8 * len(ec.save(model))
-    assert abs(ec.rate_bits(model) - file_bits) <= 0.01 * file_bits + 64 * 8
-    assert abs(ec.rate_bits(convert(model)) - file_bits) <= 0.01 * file_bits + 64 * 8
+    file_bits = 8 * len(save(model))
+    assert abs(rate_bits(model) - file_bits) <= 0.01 * file_bits + 64 * 8
+    assert abs(rate_bits(convert(model)) - file_bits) <= 0.01 * file_bits + 64 * 8
 
 
 @NETWORKS
@@ -280,8 +281,8 @@ def test_rate_is_the_size_of_the_file(network, bias):
 def test_a_prepared_model_is_stored_as_convert_leaves_it(network, bias, tmp_path):
     model = constrained(network, bias)
     keys = network().state_dict().keys()
-    prepared = ec.save(model)
-    assert ec.load(prepared).keys() == keys
+    prepared = save(model)
+    assert load(prepared).keys() == keys
     ec.save_file(convert(model), tmp_path / "m.ect")
     assert (tmp_path / "m.ect").read_bytes() == prepared
     fresh = ec.load_model(network(), tmp_path / "m.ect")
@@ -291,13 +292,13 @@ def test_a_prepared_model_is_stored_as_convert_leaves_it(network, bias, tmp_path
 def test_constrained_weights_take_a_fraction_of_their_floats():
     model = constrained(dense_network, "float16")
     floats = sum(t.numel() * t.element_size() for t in dense_network().state_dict().values())
-    assert len(ec.save(model)) < floats / 10
+    assert len(save(model)) < floats / 10
 
 
 @pytest.mark.parametrize("tensors", [{"epoch": 3}, {7: torch.zeros(2)}], ids=["number", "key"])
 def test_what_is_no_named_tensor_is_refused(tensors):
     with pytest.raises(UnsupportedTensorError, match="expected a named tensor"):
-        ec.save(tensors)
+        save(tensors)
 
 
 PRESETS = ("small", "balanced", "fast")
@@ -322,26 +323,26 @@ def network():
 @MODERATE
 @given(state=STATES)
 def test_every_preset_brings_every_state_back(preset, state):
-    assert all_same(ec.load(ec.save(state, preset=preset)), state)
+    assert all_same(load(save(state, preset=preset)), state)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_bytes_do_not_depend_on_the_number_of_threads(preset, network):
     state = network | {"large": sparse(5000, 1000)}  # of several chunks
-    alone = ec.save(state, preset=preset, threads=1)
+    alone = save(state, preset=preset, threads=1)
     for threads in (2, 4):
-        assert ec.save(state, preset=preset, threads=threads) == alone
-        assert all_same(ec.load(alone, threads=threads), state)
+        assert save(state, preset=preset, threads=threads) == alone
+        assert all_same(load(alone, threads=threads), state)
 
 
 def test_an_unknown_preset_is_refused(network):
     with pytest.raises(ConfigError, match="preset 'tiny' is unknown, known: small, balanced, fast"):
-        ec.save(network, preset="tiny")
+        save(network, preset="tiny")
 
 
 def test_a_tensor_that_was_coded_with_an_earlier_one_can_be_read_alone(network, tmp_path):
     ec.save_file(network, tmp_path / "m.ect")
-    alone = len(ec.save({"2.weight": network["2.weight"]})) - len(ec.save({}))
+    alone = len(save({"2.weight": network["2.weight"]})) - len(save({}))
     with safe_open(tmp_path / "m.ect") as file:
         assert file.get_entry("2.weight").size_bytes < alone  # dead columns cost nothing
         assert same(file.get_tensor("2.weight"), network["2.weight"])
@@ -430,7 +431,7 @@ def trained_a_bit(steps, meter=None):
             before = copy.deepcopy(net.state_dict())
             size = meter(net)
             assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
-            real = len(ec.save(ec.finalize(copy.deepcopy(net))))
+            real = len(save(ec.finalize(copy.deepcopy(net))))
             yield size, real
         if step % 60 == 59:
             ec.remove_dead_units(net, optimizer)
@@ -454,4 +455,4 @@ def test_the_live_size_of_a_network_that_cannot_be_traced():
             return self.one(x) if x.sum() > 0 else x
 
     net = ec.prepare(Branching())
-    assert ec.SizeMeter()(net).total == len(ec.save(net))
+    assert ec.SizeMeter()(net).total == len(save(net))

@@ -20,7 +20,7 @@ def train(
     alpha: Annotated[float | None, typer.Option(help="another alpha than the recipe's")] = None,
     holdout: Annotated[int | None, typer.Option(help="training images to choose with")] = None,
     start: Annotated[Path | None, typer.Option(help="file of the network to start from")] = None,
-    target_size: Annotated[
+    target_bytes: Annotated[
         str | None, typer.Option(help="bytes that the file may take, as 6000 or 6KB")
     ] = None,
     target_ratio: Annotated[float | None, typer.Option(help="float bytes over file bytes")] = None,
@@ -55,7 +55,7 @@ def train(
         "holdout": holdout,
         "constrain.alpha": alpha,
         "start": None if start is None else str(start),
-        "target_size": target_size,
+        "target_bytes": target_bytes,
         "target_ratio": target_ratio,
         "target_bits_per_weight": target_bits_per_weight,
         "target_error": target_error,

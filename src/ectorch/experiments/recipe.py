@@ -33,6 +33,8 @@ _Name = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # of a file
 _Positive = Annotated[float, Field(gt=0)]
 _WHOLE = 1 + 1e-9  # that shares of it may add up to
 _Share = Annotated[float, Field(ge=0, le=1)]
+# what keys were called before
+_RENAMED = {"target_size": "target_bytes", "ramp": "rise", "release": "fall"}
 _parse_bytes = TypeAdapter(ByteSize).validate_python
 
 
@@ -76,8 +78,8 @@ class ConstrainStage(Stage):
     Attributes:
         alpha: of the penalty, no unit; 1 is the two-part MDL code. With a target it is where the
             search starts.
-        ramp: share of the stage over which alpha rises from 0, to ``peak`` times its value.
-        release: share of the stage over which it then comes down to its value.
+        rise: share of the stage over which alpha rises from 0, to ``peak`` times its value.
+        fall: share of the stage over which it then comes down to its value.
         refresh: steps between counts of the levels, see `ectorch.penalty`.
         remove_dead: remove hidden units that died at the end of each epoch.
         codebook_lr: of the codebooks, in relative units.
@@ -86,9 +88,9 @@ class ConstrainStage(Stage):
     """
 
     alpha: Annotated[float, Field(ge=0)] = 1.0
-    ramp: _Share = 0.5
+    rise: _Share = 0.5
     peak: Annotated[float, Field(ge=1)] = 2.5
-    release: _Share = 0.3
+    fall: _Share = 0.3
     refresh: Annotated[int, Field(ge=1)] = 4
     remove_dead: bool = True
     codebook_lr: _Positive = 2e-4
@@ -127,13 +129,14 @@ class Recipe:
         precision: "bfloat16" computes products in it while training (autocast), for what the
             progress shows and for the code length of the labels; weights, penalty and the
             evaluation of the file stay float32.
-        target_size: bytes of the file, as 6000 or "6KB": it becomes no larger, and at most 1 %
+        target_bytes: bytes of the file, as 6000 or "6KB": it becomes no larger, and at most 1 %
             smaller; alpha is found while training.
         target_ratio: the same, as float bytes over bytes of the file.
         target_bits_per_weight: the same, as bits of the file over parameters.
         target_error: percent of the held-out images: the smallest file whose error is no higher,
             found by `ectorch.experiments.search`; needs ``holdout``.
-        norm_levels: of the grids of batch norms in the file, see `ectorch.discretize_norms`.
+        norm_levels: of the grids of batch norms in the file, see
+            `ectorch.rewrite.norms.discretize_norms`.
     """
 
     __pydantic_config__ = _STRICT
@@ -148,7 +151,7 @@ class Recipe:
     distill: Distill = field(default_factory=Distill)
     seed: _Count = 0
     start: _Name = ""
-    target_size: _Bytes | None = None
+    target_bytes: _Bytes | None = None
     target_ratio: _Positive | None = None
     target_bits_per_weight: _Positive | None = None
     target_error: _Positive | None = None
@@ -162,7 +165,7 @@ class Recipe:
 
     def targets(self) -> list[str]:
         """The names of the targets that it has."""
-        names = "target_size", "target_ratio", "target_bits_per_weight", "target_error"
+        names = "target_bytes", "target_ratio", "target_bits_per_weight", "target_error"
         return [name for name in names if getattr(self, name) is not None]
 
 
@@ -244,9 +247,9 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
         raise RecipeError("epochs: 0 in every stage, nothing trains: give some, or a start")
     known_fields = {f.name for f in fields(Config)}
     for name, stage in (("reduce", recipe.reduce), ("constrain", recipe.constrain)):
-        if (share := stage.ramp + stage.release) > _WHOLE:
+        if (share := stage.rise + stage.fall) > _WHOLE:
             raise RecipeError(
-                f"{name}.ramp + {name}.release = {share:.4g}: expected 1 at most, the whole stage, "
+                f"{name}.rise + {name}.fall = {share:.4g}: expected 1 at most, the whole stage, "
                 "at the end of which alpha has its value"
             )
         if strange := sorted(set(stage.config) - known_fields):
@@ -256,6 +259,16 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
         except (ConfigError, TypeError) as error:
             raise RecipeError(f"{name}.config: {error}") from error
     return recipe
+
+
+def under_present_keys(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe that an earlier version stored, with the keys of this one."""
+    return {
+        _RENAMED.get(key, key): under_present_keys(value)
+        if isinstance(value, dict) and key != "config"
+        else value
+        for key, value in stored.items()
+    }
 
 
 def _unknown_keys(error: ValidationError) -> str:
@@ -275,7 +288,9 @@ def _unknown_keys(error: ValidationError) -> str:
 
 
 def _unknown_key(key: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
+    near = [new for new in known if new == _RENAMED.get(key)] or difflib.get_close_matches(
+        key, known, n=1
+    )
     return f"{key}: unknown key" + "".join(f"; {name}?" for name in near)
 
 

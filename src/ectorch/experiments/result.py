@@ -19,7 +19,7 @@ from ectorch.experiments.collapse import collapse
 from ectorch.experiments.data import Split
 from ectorch.experiments.evaluation import autocast, evaluate
 from ectorch.experiments.networks import NETWORKS
-from ectorch.experiments.recipe import Recipe, parse_recipe
+from ectorch.experiments.recipe import Recipe, parse_recipe, under_present_keys
 from ectorch.experiments.record import Finished, read_record
 from ectorch.storage.files import load_model, save_file
 
@@ -34,7 +34,7 @@ _LOGGED = ("evaluated_on", "file_bytes", "decoded_error_percent", "seed")
 def check_same_recipe(stored: dict[str, Any], recipe: Recipe, out: Path) -> None:
     mine = json.loads(json.dumps(recipe.as_dict()))
     try:  # a recipe of before a key existed has its default
-        stored = json.loads(json.dumps(parse_recipe(stored).as_dict()))
+        stored = json.loads(json.dumps(parse_recipe(under_present_keys(stored)).as_dict()))
     except RecipeError as error:
         raise TrainingError(f"{out} holds a run of a recipe that is none now: {error}") from error
     different = [

@@ -52,9 +52,7 @@ class SizeTarget:
         stage = recipe.constrain
         self._steps = steps
         lag = min(max(_LEAST_LAG, _LAG_STEPS / max(steps, 1)), _MOST_LAG)
-        self.control = SizeControl(
-            self.bytes, stage.alpha, stage.ramp, stage.peak, stage.release, lag
-        )
+        self.control = SizeControl(self.bytes, stage.alpha, stage.rise, stage.peak, stage.fall, lag)
 
     def with_room(self, model: nn.Module, config: Config) -> Config:
         """``config`` with a grid so fine that the file of the plain ``model`` starts above target.
@@ -118,7 +116,7 @@ class SizeTarget:
 
 def target_bytes(recipe: Recipe, model: nn.Module) -> int:
     """The size that ``recipe`` asks for in one way or another; 0 if it asks for none."""
-    targets = recipe.target_size, recipe.target_ratio, recipe.target_bits_per_weight
+    targets = recipe.target_bytes, recipe.target_ratio, recipe.target_bits_per_weight
     try:
         return asked_bytes(model, *targets)
     except OverflowError:  # more than any file

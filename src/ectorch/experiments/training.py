@@ -280,7 +280,7 @@ class _Run:
             if self.target and stage is self.recipe.constrain:
                 self.state.alpha = self.target.alpha(self.model, self.state.step)
             else:
-                factor = ramp(progress, stage.ramp, stage.peak, stage.release)
+                factor = ramp(progress, stage.rise, stage.peak, stage.fall)
                 self.state.alpha = stage.alpha * factor
             refresh = self.state.step % stage.refresh == 0
             try:

@@ -96,8 +96,8 @@ class Coverage:
 def coverage(model: nn.Module) -> Coverage:
     """What of ``model`` is constrained, what stays float and why, and what a file of it takes.
 
-    Sizes are estimates from counts, as those of `ectorch.rate_bits`: no coder runs, and what zstd
-    or byte planes save of floats is not in them. Tied tensors count once.
+    Sizes are estimates from counts, as those of `ectorch.size.measure.rate_bits`: no coder runs,
+    and what zstd or byte planes save of floats is not in them. Tied tensors count once.
 
     Args:
         model: plain, prepared or converted; left as it is.

@@ -3,80 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
-from difflib import get_close_matches
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
 from ectorch import finalizing
-from ectorch.arguments import check_module, check_number, check_real
 from ectorch.errors import ConfigError
 from ectorch.finalizing import emptied
-from ectorch.size.control import SizeControl
 from ectorch.size.measure import FileSize, SizeMeter
 from ectorch.storage.discrete import discrete_state_dict
 from ectorch.storage.state import plain_names
 from ectorch.workflow import constrained_parameters, stays
 
 _MOST_NAMED = 3
-_SETTINGS = [field.name for field in fields(SizeControl)[1:] if field.init]
 _ZEROS_BYTES = 32  # a tensor of one value takes fewer
-
-
-def size_control(
-    model: nn.Module,
-    target_bytes: float | None = None,
-    target_ratio: float | None = None,
-    target_bits_per_weight: float | None = None,
-    **settings: float,
-) -> SizeControl:
-    """A `SizeControl` that brings the file of a prepared ``model`` to a size; give one target.
-
-    Args:
-        target_bytes: of the whole file.
-        target_ratio: the same, as float bytes over bytes of the file.
-        target_bits_per_weight: the same, as bits of the file over parameters.
-        settings: of `SizeControl`: ``alpha`` to start with, ``over``, ``peak``, ``release``.
-
-    Raises:
-        ConfigError: when a setting is unknown, not one target is given, or it is not positive, or
-            ``model`` is no module; or no file of it can have that size: what sizes can be had, and
-            which tensors take the room. What stays float, or is frozen by
-            ``requires_grad_(False)``, counts as it is now, and as `ectorch.finalize` leaves it.
-
-    >>> from ectorch.workflow import prepare
-    >>> size_control(prepare(nn.Linear(500, 300)), target_ratio=100).target_bytes
-    6012
-    """
-    targets = {
-        "target_bytes": target_bytes,
-        "target_ratio": target_ratio,
-        "target_bits_per_weight": target_bits_per_weight,
-    }
-    check_module("size_control", model)
-    _check_settings(settings, targets)
-    given = [name for name, value in targets.items() if value is not None]
-    if len(given) != 1:
-        raise ConfigError(f"{' and '.join(given) or 'no target'}: give one of {', '.join(targets)}")
-    (name,) = given
-    check_real(name, targets[name])
-    check_number(name, targets[name], above=True)
-    asked = asked_bytes(model, **targets)
-    check_reachable(asked, *size_range(model), frozen=frozen_names(model))
-    return SizeControl(asked, **settings)
-
-
-def _check_settings(settings: Mapping[str, Any], targets: Mapping[str, Any]) -> None:
-    unknown = [name for name in settings if name not in _SETTINGS]
-    if unknown:
-        known = [*targets, *_SETTINGS]
-        near = get_close_matches(unknown[0], known, 1)
-        hint = f"do you mean {near[0]}? " if near else ""
-        raise ConfigError(
-            f"size_control: unknown {', '.join(unknown)}; {hint}known: {', '.join(known)}"
-        )
 
 
 def asked_bytes(
@@ -85,7 +25,7 @@ def asked_bytes(
     target_ratio: float | None = None,
     target_bits_per_weight: float | None = None,
 ) -> int:
-    """The size in bytes that a target of `size_control` means for ``model``; 0 for none."""
+    """The size in bytes that a target means for ``model``; 0 for none."""
     numbers = sum(tensor.numel() for tensor in discrete_state_dict(model).values())
     if target_ratio is not None:
         return int(4 * numbers / target_ratio)

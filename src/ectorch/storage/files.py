@@ -47,13 +47,13 @@ def save(
 
 
 def save_file(
-    model: nn.Module | Mapping[str, Tensor],
+    tensors: nn.Module | Mapping[str, Tensor],
     path: _Path,
     metadata: Mapping[str, str] | None = None,
     preset: str = "small",
     threads: int | None = None,
 ) -> int:
-    """Write a network's state dict, or any dict of tensors, losslessly as an ``.ect`` file.
+    """Write any dict of tensors losslessly as an ``.ect`` file; a network as `save_model` does.
 
     A tensor of few distinct bit patterns becomes a codebook and coded symbols, anything else exact
     floats. The file is a pure function of the tensors sorted by name, the metadata and the preset,
@@ -61,9 +61,8 @@ def save_file(
     `ectorch.bitstream.write_atomic`.
 
     Args:
-        model: a module (one that is still prepared is stored as `convert` would leave it, one that
-            `torch.compile` or ``DataParallel`` wraps under its own names), or tensors by name, of
-            any dtype in `ectorch.bitstream.DTYPES`, any shape, any device.
+        tensors: by name, of any dtype in `ectorch.bitstream.DTYPES`, any shape, any device; or a
+            module.
         metadata: strings by name; they cost their length.
         preset: "small" tries everything and keeps the smallest for each tensor; "balanced" is
             about as small in a fraction of the time; "fast" codes symbols by their frequency alone.
@@ -79,7 +78,33 @@ def save_file(
             tensor at all (as `get_extra_state` may give), by its name.
     """
     check_metadata(metadata or {})
-    return write_file(path, raw_tensors(model), metadata, preset, threads)
+    return write_file(path, raw_tensors(tensors), metadata, preset, threads)
+
+
+def save_model(
+    model: nn.Module,
+    path: _Path,
+    metadata: Mapping[str, str] | None = None,
+    preset: str = "small",
+    threads: int | None = None,
+) -> int:
+    """Write a network as an ``.ect`` file: `save_file` of its state dict, under plain names.
+
+    Args:
+        model: one that is still prepared is stored as `convert` would leave it, one that
+            `torch.compile` or ``DataParallel`` wraps under its own names.
+        metadata, preset, threads: see `save_file`.
+
+    Returns:
+        the file's size in bytes.
+
+    Raises:
+        ConfigError: when ``model`` is no module, and as `save_file`.
+        MismatchError: when the state dict of a prepared model leaves a constrained parameter out.
+        UnsupportedTensorError: as `save_file`.
+    """
+    check_module("save_model", model)
+    return save_file(model, path, metadata, preset, threads)
 
 
 def load(
