@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import orthogonal
 
-from ectorch.constrain import modules as layers
 from ectorch.constrain.codebook import initial_log_gaps
 from ectorch.constrain.config import Config
 from ectorch.constrain.counts import bit_size, entropy, hard_counts
 from ectorch.constrain.lengths import free
+from ectorch.constrain.modules import Constrained, constrained_in, constraints
 from ectorch.constrain.relaxation import Bracket
 from ectorch.errors import ConfigError, UnsupportedLayerError
 from ectorch.storage.discrete import discrete_state_dict
@@ -80,10 +80,10 @@ def trained(net, steps=5, alpha=1.0, lr=1e-2, x=X, y=Y):
 
 def symbols_of(net):
     found = [
-        layers.codebook(module, name).quantize(layers.hard(module, name)).reshape(-1)
+        handle.codebook().quantize(handle.hard()).reshape(-1)
         for module in net.modules()
-        for name, constraint in layers.constraints(module).items()
-        if constraint.relaxation is not None
+        for handle in constrained_in(module)
+        if handle.relaxation is not None
     ]
     return torch.cat(found)
 
@@ -123,7 +123,7 @@ def test_prepare_in_two_goes(net):
     prepare(net, Config(levels=3, include=("head",)))
     prepare(net, Config(levels=5, include=("fold2d",)))
     assert net.head.weight.unique().numel() <= 3
-    assert layers.constraints(net.fold2d)["weight"].levels == 5
+    assert constraints(net.fold2d)["weight"].config.levels == 5
 
 
 def lazy():
@@ -267,7 +267,7 @@ def test_the_penalty_is_alpha_ln2_bits_over_examples(net):
     for name in CONSTRAINED:
         module = net.get_submodule(name)
         variables = {"weight": module._parameters["weight"]}
-        book = layers.codebook(module, "weight")
+        book = Constrained(module, "weight").codebook()
         counts = Bracket().counts(variables, book)
         bits += (counts @ Bracket().lengths(counts, book.zero)).item()
     for alpha, examples in ((1.0, 1), (0.3, 60000), (0.0, 7)):
@@ -288,7 +288,7 @@ def test_alpha_scale_is_a_factor(net):
 def test_on_levels_the_free_penalty_is_the_size_of_the_symbols(net):
     prepare(net, Config(levels=LEVELS, relaxation=Bracket(free), include=("head.weight",)))
     with torch.no_grad():
-        net.head._parameters["weight"].copy_(layers.hard(net.head, "weight"))
+        net.head._parameters["weight"].copy_(Constrained(net.head, "weight").hard())
     bits = bit_size(hard_counts(symbols_of(net), LEVELS))
     assert penalty(net, 1.0, 1).item() == pytest.approx(math.log(2) * bits.item(), rel=1e-5)
 
@@ -369,7 +369,8 @@ def test_convert_leaves_plain_modules_with_codebook_values(net, codebook, forwar
     config = Config(levels=LEVELS, codebook=codebook, forward=forward, bias=bias)
     trained(prepare(net, config), alpha=5.0)
     values = {
-        name: layers.codebook(net.get_submodule(name), "weight").values for name in CONSTRAINED
+        name: Constrained(net.get_submodule(name), "weight").codebook().values
+        for name in CONSTRAINED
     }
     discrete = discrete_state_dict(net)
     output = net.eval()(X)
@@ -407,7 +408,7 @@ def test_biases(net):
     plain = convert(prepare(copy.deepcopy(net), Config(bias="float32"))).head.bias
     assert torch.equal(plain, original)
     prepare(net, Config(bias="grid", bias_levels=5, codebook="kmeans", forward="sampled"))
-    book = layers.codebook(net.head, "bias")
+    book = Constrained(net.head, "bias").codebook()
     assert book.step is not None
     assert book.levels == 5
     output = net.head.bias
@@ -454,7 +455,7 @@ def test_frozen_symbols_stay_while_codebooks_train(net, forward, codebook):
     for name, p in net.named_parameters():
         fixed = name.endswith(("weight", "bias")) and not name.startswith("norm")
         assert torch.equal(p, before[name]) == fixed, name
-    values = layers.codebook(net.head, "weight").values
+    values = Constrained(net.head, "weight").codebook().values
     output = net.eval()(X)
     convert(net)
     assert torch.equal(net(X), output)
@@ -498,8 +499,8 @@ def test_tied_weights_freeze_together(duplicate):
 
 def test_tied_weights_take_the_settings_of_their_first_name():
     net = prepare(tied(), Config(overrides={"0": {"levels": 3}, "2": {"levels": 17}}))
-    assert layers.constraints(net[0]) == layers.constraints(net[2])
-    assert layers.constraints(net[2])["weight"].levels == 3
+    assert constraints(net[0]) == constraints(net[2])
+    assert constraints(net[2])["weight"].config.levels == 3
 
 
 def test_tied_weights_load_a_plain_checkpoint():

@@ -11,28 +11,26 @@ from warnings import warn
 if TYPE_CHECKING:
     from ectorch.constrain.config import Config
     from ectorch.errors import EctorchError
-    from ectorch.finalizing import finalize, snapshot
     from ectorch.rewrite.units import remove_dead_units
     from ectorch.size.control import SizeControl, ramp
     from ectorch.size.coverage import coverage
     from ectorch.size.fit import fit_size
     from ectorch.size.measure import SizeMeter
     from ectorch.storage.files import load_file, load_model, safe_open, save_file, save_model
-    from ectorch.workflow import convert, param_groups, penalty, prepare
+    from ectorch.workflow import convert, finalize, param_groups, penalty, prepare, snapshot
 
 __version__ = "0.1.0"
 
 _ROOMS = {
     "constrain.config": ("Config",),
     "errors": ("EctorchError",),
-    "finalizing": ("finalize", "snapshot"),
     "rewrite.units": ("remove_dead_units",),
     "size.control": ("SizeControl", "ramp"),
     "size.coverage": ("coverage",),
     "size.fit": ("fit_size",),
     "size.measure": ("SizeMeter",),
     "storage.files": ("load_file", "load_model", "safe_open", "save_file", "save_model"),
-    "workflow": ("convert", "param_groups", "penalty", "prepare"),
+    "workflow": ("convert", "finalize", "param_groups", "penalty", "prepare", "snapshot"),
 }
 _WITHDRAWN = {  # names of before: found with a warning that says where they are
     "errors": ("FormatError",),

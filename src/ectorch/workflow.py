@@ -1,28 +1,36 @@
-"""`prepare` a network, train it with `penalty`, `convert` it: PyTorch's own words of QAT."""
+"""`prepare` a network, train it with `penalty`, `finalize` it: the way of a network to its file."""
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
-from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ectorch.arguments import check_module, check_number, check_real, shown
-from ectorch.constrain import codebook, patch
-from ectorch.constrain import modules as layers
+from ectorch.constrain import patch
 from ectorch.constrain.checks import check_places
-from ectorch.constrain.config import NORMS, Config, dimensions_of
-from ectorch.constrain.modules import Constraint
+from ectorch.constrain.config import Config
+from ectorch.constrain.modules import (
+    Constrained,
+    check_values,
+    constrained_in,
+    constrained_parameters,
+    is_prepared,
+)
+from ectorch.constrain.selection import choose, warn_of_floats
 from ectorch.constrain.transforms import transformed
 from ectorch.constrain.watch import watch
-from ectorch.errors import ConfigError, DivergedError
-from ectorch.rewrite import units
+from ectorch.errors import ConfigError, DivergedError, UnsupportedLayerError
+from ectorch.rewrite.batches import Batches, check_runs, joined, listed
+from ectorch.rewrite.norms import discretize_norms, has_statistics
+from ectorch.rewrite.tidy import tidy
+from ectorch.rewrite.units import restore_shapes
 
-_WORTH_A_WORD = 0.1  # share of the bytes
+_COMPARED = 256  # examples
 _CODEBOOK_LR_SCALE = 0.1  # codebooks that move fast collapse
 
 
@@ -58,7 +66,7 @@ def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
         raise ConfigError(
             f"config = {shown(config)}: expected an ectorch.Config, as ectorch.Config(levels=33)"
         )
-    chosen = _choose(model, config)
+    chosen = choose(model, config)
     places = [
         (f"{module_name}.{name}" if module_name else name, module, name, parameter)
         for module_name, module in model.named_modules()
@@ -66,67 +74,22 @@ def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
         if parameter is not None and id(parameter) in chosen
     ]
     check_places(places)
-    first: dict[int, tuple[nn.Module, str]] = {}
-    done: list[tuple[nn.Module, str]] = []
+    first: dict[int, Constrained] = {}
+    done: list[Constrained] = []
     try:
         for _, module, name, parameter in places:
-            holder = first.setdefault(id(parameter), (module, name))
-            done.append((module, name))
-            if holder == (module, name):
-                patch.constrain(module, name, _constraint(chosen[id(parameter)], parameter.ndim))
+            done.append(Constrained(module, name))
+            if id(parameter) in first:
+                patch.tie(module, name, first[id(parameter)])
             else:
-                patch.tie(module, name, *holder)
+                first[id(parameter)] = done[-1]
+                patch.constrain(module, name, chosen[id(parameter)])
     except BaseException:  # of a relaxation of the user's own, say
-        for module, name in done:
-            patch.abandon(module, name)
+        for handle in done:
+            patch.abandon(handle.module, handle.name)
         raise
-    _warn_of_floats(model, config)
+    warn_of_floats(model, config)
     return model
-
-
-def _choose(model: nn.Module, config: Config) -> dict[int, Config]:
-    """The settings of each parameter to constrain, by its id."""
-    chosen: dict[int, Config] = {}
-    unmatched = set(config.patterns())
-    for module_name, module in model.named_modules():
-        for name, parameter in module._parameters.items():
-            full_name = f"{module_name}.{name}" if module_name else name
-            unmatched -= {
-                p for p in unmatched if fnmatchcase(full_name, p) or fnmatchcase(module_name, p)
-            }
-            if parameter is None:
-                continue
-            own = config.for_parameter(module_name, module, name, dimensions_of(parameter))
-            if own is not None:
-                chosen.setdefault(id(parameter), own)
-    if unmatched:
-        raise ConfigError(f"no parameter matches {', '.join(sorted(map(repr, unmatched)))}")
-    if not chosen:
-        raise ConfigError(f"{type(model).__name__} has no parameter that the config includes")
-    return chosen
-
-
-def _warn_of_floats(model: nn.Module, config: Config) -> None:
-    """Say what a network keeps in floats though nobody asked for that."""
-    left = {
-        f"{module_name}.{name}" if module_name else name: parameter.nbytes
-        for module_name, module in model.named_modules()
-        for name, parameter in module._parameters.items()
-        if parameter is not None
-        and config.include is None
-        and not isinstance(module, NORMS)
-        and not layers.constraints(module)
-        and config.for_parameter(module_name, module, name, 2) is not None
-    }
-    share = sum(left.values()) / max(sum(p.nbytes for p in model.parameters()), 1)
-    if share > _WORTH_A_WORD:
-        largest = ", ".join(sorted(left, key=lambda name: -left[name])[:3])
-        warnings.warn(
-            f"{100 * share:.0f} % of the parameters' bytes stay float, {largest} above all: "
-            "Config(include=...) constrains them, Config(exclude=...) says that they shall; "
-            "ectorch.coverage(model) lists all",
-            stacklevel=3,
-        )
 
 
 def param_groups(
@@ -164,14 +127,14 @@ def param_groups(
     constrained: dict[int, Tensor] = {}
     rates: dict[int, float] = {}
     books: dict[int, Tensor] = {}
-    for module, name, _ in constrained_parameters(model):
-        constrained |= {id(t): t for t in layers.variables(module, name).values()}
-        log_gaps = module._parameters.get(f"{name}_log_gaps")
-        if log_gaps is None:
+    for handle in constrained_parameters(model):
+        constrained |= {id(t): t for t in handle.variables().values()}
+        if handle.log_gaps is None:
             continue
-        books[id(log_gaps)] = log_gaps
+        books[id(handle.log_gaps)] = handle.log_gaps
         if step_lr is not None:
-            rates[id(module._parameters[name])] = step_lr * log_gaps.detach().exp().mean().item()
+            gap = handle.log_gaps.detach().exp().mean().item()
+            rates[id(handle.parameter)] = step_lr * gap
     special = constrained.keys() | books.keys()
     plain = [p for p in model.parameters() if id(p) not in special]
     book_lr = _CODEBOOK_LR_SCALE * lr if codebook_lr is None else codebook_lr
@@ -223,13 +186,13 @@ def penalty(model: nn.Module, alpha: float, examples: int, refresh: bool = True)
     if refresh and transformed():
         raise ConfigError("levels are not counted within torch.func: give penalty refresh=False")
     charged, watched = [], []
-    for module, name, constraint in constrained:
-        if constraint.relaxation is None or layers.frozen_symbols(module, name) is not None:
+    for handle in constrained:
+        if handle.relaxation is None or handle.frozen is not None:
             continue
         if refresh:
-            layers.refresh_lengths(module, name)
-        charged.append(constraint.alpha_scale * layers.relaxed_bits(module, name))
-        watched.append((module, name))
+            handle.refresh_lengths()
+        charged.append(handle.config.alpha_scale * handle.relaxed_bits())
+        watched.append(handle)
     bits = torch.stack(charged).sum() if charged else torch.zeros(())
     if not (torch.compiler.is_compiling() or transformed()):
         if bits.device.type == "cpu":
@@ -245,25 +208,13 @@ def freeze_symbols(model: nn.Module) -> nn.Module:
         DivergedError: when a constrained parameter holds NaN or infinity. Nothing was changed then.
     """
     check_module("freeze_symbols", model)
-    check_finite(model)
-    trained = {  # of all, before the first is frozen: modules may share a Parameter
-        (module, name): layers.trained_names(module, name)
-        for module in model.modules()
-        for name in layers.constraints(module)
-    }
-    for (module, name), names in trained.items():
-        layers.freeze(module, name, names)
+    check_values(model)
+    handles = [handle for module in model.modules() for handle in constrained_in(module)]
+    # of all, before the first is frozen: modules may share a Parameter
+    trained = [handle.trained() for handle in handles]
+    for handle, names in zip(handles, trained, strict=True):
+        handle.freeze(names)
     return model
-
-
-def stays(module: nn.Module, name: str) -> bool:
-    """Whether a constrained parameter is frozen by its user, not by `freeze_symbols` alone."""
-    trained, log_gaps = layers.trained_names(module, name), module._parameters[f"{name}_log_gaps"]
-    if layers.frozen_symbols(module, name) is not None:
-        trained = layers.constraints(module)[name].trained
-        if log_gaps is not None and not log_gaps.requires_grad:
-            return True
-    return len(trained) < len(layers.variables(module, name))
 
 
 def convert(model: nn.Module) -> nn.Module:
@@ -280,60 +231,98 @@ def convert(model: nn.Module) -> nn.Module:
         DivergedError: when a constrained parameter holds NaN or infinity. Nothing was changed then.
     """
     check_module("convert", model)
-    check_finite(model)
+    check_values(model)
     for module in model.modules():
-        if layers.constraints(module):
-            patch.release(module)
-    return units.restore_shapes(model)
+        patch.make_plain(module)
+    return restore_shapes(model)
 
 
-def check_finite(model: nn.Module) -> None:
-    """Read all that constrained parameters are computed from, and refuse what no level stands for.
+def finalize(
+    model: nn.Module,
+    batches: Batches = (),
+    norm_levels: int | None = None,
+    forward_only: bool = False,
+) -> nn.Module:
+    """All that is done to a network before its file is written, in place.
+
+    `convert`; batch norms go to grids (`ectorch.rewrite.norms`); units that are not read become
+    zeros, and units are sorted (`ectorch.rewrite.units`), where it is proven that this changes
+    nothing that the network computes. With ``batches`` outputs are compared: a change that is more
+    than rounding is undone, with a warning.
+
+    Args:
+        batches: training inputs, a few thousand examples in all: tensors, tuples of arguments or
+            dicts of named ones; or a function that calls the network it is given, once. They tell
+            the statistics of batch norms, which would else be those of the training, and may ruin
+            the network; and how many dimensions all its inputs have.
+        norm_levels: see `ectorch.rewrite.norms.discretize_norms`.
+        forward_only: the network is used through its ``forward`` alone, on batches: no other
+            method of it, and nobody who calls a part of it, needs hidden units where they are.
+            Files get smaller.
+
+    Returns:
+        ``model``, plain, in eval mode.
 
     Raises:
-        DivergedError: which tensor holds NaN or infinity.
+        ConfigError: when ``batches`` have none of these forms, or the network does not run on
+            them; then nothing has changed.
     """
-    names = {module: f"{name}." if name else "" for name, module in model.named_modules()}
-    for module, name, constraint in constrained_parameters(model):
-        for suffix in ("", "_log_gaps", *(f"_{extra}" for extra in constraint.extra)):
-            tensor = module._parameters.get(name + suffix)
-            if tensor is not None:
-                codebook.check_finite(names[module] + name + suffix, tensor)
+    check_module("finalize", model)
+    prepared, given = is_prepared(model), listed(batches)
+    if given:
+        check_runs(model, given)
+    if prepared and not given and has_statistics(model):
+        warnings.warn(
+            "finalize(model) keeps the statistics that batch norms gathered while weights moved, "
+            "which may ruin the network: give training inputs, finalize(model, batches=[inputs])",
+            stacklevel=2,
+        )
+    discretize_norms(convert(model), given, norm_levels)
+    tidy(model, joined(given, _COMPARED) if given else None, forward_only)
+    return model.eval()
+
+
+def snapshot(model: nn.Module, batches: Batches = (), **settings: Any) -> nn.Module:
+    """The network that `finalize` would leave now, as a copy; ``model`` trains on untouched.
+
+    What it gets right is what the file will get right: training mode and running statistics of
+    batch norms make ``model`` itself look worse, or better.
+
+    Args:
+        batches, settings: see `finalize`.
+    """
+    check_module("snapshot", model)
+    return finalize(copied(model), batches, **settings)
+
+
+def emptied(model: nn.Module) -> nn.Module:
+    """A plain copy of a prepared ``model`` in which all that is discrete is zero.
+
+    Raises:
+        UnsupportedLayerError: when the model cannot be copied.
+    """
+    empty = copied(model)
+    discrete = [h for h in constrained_parameters(empty) if h.relaxation is not None]
+    convert(empty)
+    for handle in discrete:
+        handle.parameter.data.zero_()
+    return empty
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of ``model``.
+
+    Raises:
+        UnsupportedLayerError: when it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # whatever a module's own __deepcopy__ or __getstate__ raises
+        what = f"{type(model).__name__} cannot be copied, and a copy is finalized or measured"
+        raise UnsupportedLayerError(f"{what}: {error}") from error
 
 
 def _refuse_divergence(model: nn.Module, bits: Tensor) -> None:
     if not bits.isfinite():
-        check_finite(model)
+        check_values(model)
         raise DivergedError(f"the relaxed size is {bits.item()} bits: its rule gives no number")
-
-
-def constrained_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str, Constraint]]:
-    """Every constrained parameter once, tied ones at their first place."""
-    seen: set[int] = set()
-    for module in model.modules():
-        for name, constraint in layers.constraints(module).items():
-            if id(module._parameters[name]) not in seen:
-                seen.add(id(module._parameters[name]))
-                yield module, name, constraint
-
-
-def _constraint(config: Config, dimensions: int) -> Constraint:
-    if dimensions > 1:
-        relaxation = config.make_relaxation()
-        return Constraint(
-            relaxation,
-            config.forward,
-            config.codebook,
-            config.levels,
-            config.reach,
-            config.keep_grid,
-            config.alpha_scale,
-        )
-    if config.bias == "float16":
-        return Constraint(None)
-    return Constraint(
-        config.make_relaxation(),
-        levels=config.bias_levels,
-        keep_grid=config.keep_grid,
-        alpha_scale=config.alpha_scale,
-    )

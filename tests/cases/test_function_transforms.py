@@ -21,9 +21,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import ectorch as ec
-from ectorch.constrain import modules as layers
+from ectorch.constrain.modules import Constrained, constrained_parameters, constraints
 from ectorch.errors import ConfigError
-from ectorch.workflow import constrained_parameters
 
 # torch's own, when forward mode loads its decompositions
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
@@ -192,7 +191,7 @@ def test_the_penalty_can_be_transformed(relaxation, codebook):
 def test_what_levels_weights_have_can_be_mapped(method, relaxation, codebook):
     nets = [network(seed, relaxation=relaxation, codebook=codebook) for seed in range(2)]
     base = copy.deepcopy(nets[0])
-    kind = next(constraint.relaxation for _, _, constraint in constrained_parameters(base))
+    kind = next(handle.relaxation for handle in constrained_parameters(base))
 
     class Asked(nn.Module):
         def __init__(self, net):
@@ -202,7 +201,9 @@ def test_what_levels_weights_have_can_be_mapped(method, relaxation, codebook):
         def forward(self):
             first = self.net[0]
             ask = getattr(kind, method)
-            return ask(layers.variables(first, "weight"), layers.codebook(first, "weight"))
+            return ask(
+                Constrained(first, "weight").variables(), Constrained(first, "weight").codebook()
+            )
 
     askers = [Asked(net) for net in nets]
     base = copy.deepcopy(askers[0])
@@ -233,10 +234,10 @@ def test_levels_are_not_counted_within_a_transform():
 def test_second_derivatives_are_those_of_finite_differences(method, relaxation, codebook):
     """Of the first derivatives, to what the relaxation trains; straight through has none."""
     net = network(relaxation=relaxation, codebook=codebook)
-    subject = layers.variables(net[0], "weight")
+    subject = Constrained(net[0], "weight").variables()
     name = "logits" if "logits" in subject else "weight"
-    book = layers.codebook(net[0], "weight")
-    kind = layers.constraints(net[0])["weight"].relaxation
+    book = Constrained(net[0], "weight").codebook()
+    kind = constraints(net[0])["weight"].relaxation
     scale = torch.linspace(-1, 2, 20, dtype=torch.float64).reshape(4, 5)
 
     def value(trained):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import ectorch as ec
-from ectorch.constrain.modules import hard
+from ectorch.constrain.modules import Constrained
 from ectorch.workflow import freeze_symbols
 
 # fine enough that what is written is read again within a hundredth
@@ -456,7 +456,7 @@ def test_what_takes_the_parameter_away_is_refused_in_a_clear_word(wrap):
     assert {*before} == {*model.state_dict()}
     assert not model[0]._forward_pre_hooks
     assert all(before[name].equal(value) for name, value in model.state_dict().items())
-    assert hard(model[0], "weight").equal(model[0].weight.detach())
+    assert Constrained(model[0], "weight").hard().equal(model[0].weight.detach())
 
 
 def test_deleting_a_constrained_parameter_is_refused():
@@ -470,4 +470,4 @@ def test_under_inference_mode_a_read_is_only_a_read():
     model = prepared()
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert model[0].weight.equal(hard(model[0], "weight"))
+        assert model[0].weight.equal(Constrained(model[0], "weight").hard())

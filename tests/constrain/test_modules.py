@@ -13,8 +13,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ectorch.constrain import modules as layers
 from ectorch.constrain.config import Config
+from ectorch.constrain.modules import Constrained
 from ectorch.constrain.relaxation import Bracket
 from ectorch.workflow import convert, freeze_symbols, penalty, prepare
 
@@ -167,7 +167,7 @@ def test_eval_is_the_hard_network(case, forward):
     prepared(module, forward=forward)
     hard = module.eval()(x)
     assert torch.equal(module(x), hard)
-    assert torch.equal(module.weight, layers.hard(module, "weight"))
+    assert torch.equal(module.weight, Constrained(module, "weight").hard())
     module.train()
     assert torch.equal(module(x), hard) == (forward == "nearest")
     convert(module)
@@ -197,7 +197,7 @@ def test_weights_on_levels_give_no_nan(case, forward):
     module, x = case
     prepared(module, forward=forward)
     with torch.no_grad():
-        module._parameters["weight"].copy_(layers.hard(module, "weight"))
+        module._parameters["weight"].copy_(Constrained(module, "weight").hard())
     (module(x).sum() + penalty(module, 1.0, 1)).backward()
     assert all(p.grad.isfinite().all() for p in module.parameters())
 
@@ -334,7 +334,7 @@ def test_a_new_parameter_is_constrained_by_a_codebook_that_starts_from_it():
     assert module._parameters["weight"] is new
     assert module.weight_log_gaps is log_gaps
     assert module.weight.shape == (3, 6)
-    assert torch.isin(module.weight, layers.codebook(module, "weight").values).all()
+    assert torch.isin(module.weight, Constrained(module, "weight").codebook().values).all()
     assert module.weight.abs().max() > 50
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import ectorch as ec
-from ectorch.constrain.modules import codebook
+from ectorch.constrain.modules import Constrained
 from ectorch.errors import ConfigError, MismatchError
 from ectorch.storage.files import save
 from ectorch.workflow import convert
@@ -185,7 +185,7 @@ def test_a_loop_of_ones_own_ends_at_the_size_that_it_asked_for():
 def test_moves_that_would_save_no_byte_are_not_made():
     torch.manual_seed(0)
     net = ec.prepare(nn.Linear(64, 200), ec.Config(levels=33, reach=4.0))
-    step = codebook(net, "weight").values[17].detach()
+    step = Constrained(net, "weight").codebook().values[17].detach()
     # twos are more frequent than ones, as in a network that started coarse: to a one saves nothing
     levels = torch.tensor([0.0, 1.0, 2.0])[
         torch.multinomial(torch.tensor([90.0, 2, 8]), 12800, True)

@@ -176,7 +176,11 @@ class Config:
     def for_parameter(
         self, module_name: str, module: nn.Module, parameter: str, dimensions: int
     ) -> Config | None:
-        """The settings of one parameter with the overrides applied; None when it stays as it is."""
+        """The settings of one parameter alone; None when it stays as it is.
+
+        Overrides are applied, and for fewer than two dimensions what ``bias`` and ``bias_levels``
+        say: so ``levels``, ``codebook``, ``reach`` and ``forward`` are those of this parameter.
+        """
 
         def matches(selector: Selector) -> bool:
             if isinstance(selector, type):
@@ -192,12 +196,18 @@ class Config:
             included = any(map(matches, self.include))
         if not included or any(map(matches, self.exclude)):
             return None
-        config = replace(self, overrides={})
+        config = replace(self, overrides={}, include=None, exclude=())
         for pattern, changes in self.overrides.items():
             if matches(pattern):
                 config = config._changed(changes)
-        as_float = config.keep_float or (dimensions < 2 and config.bias == "float32")
-        return None if as_float else config
+        if config.keep_float or (dimensions < 2 and config.bias == "float32"):
+            return None
+        return config if dimensions > 1 else config._of_bias()
+
+    def _of_bias(self) -> Config:
+        """On a grid of ``bias_levels`` that reaches to the farthest weight, nearest."""
+        levels = self.bias_levels
+        return replace(self, levels=levels, codebook="grid", reach=math.inf, forward="nearest")
 
     def patterns(self) -> list[str]:
         """Every name pattern that should match something."""

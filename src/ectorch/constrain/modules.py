@@ -1,4 +1,4 @@
-"""What stands beside a constrained parameter, and what follows from it.
+"""What stands beside a constrained parameter in its module, and what follows from it.
 
 The Parameter stays in ``_parameters`` under its own name, so optimizers, checkpoints and ties see
 what they saw before; `ectorch.constrain.patch` makes reads give the relaxed tensor. Beside it stand
@@ -9,14 +9,14 @@ what they saw before; `ectorch.constrain.patch` makes reads give the relaxed ten
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from ectorch.constrain.codebook import Codebook, CodebookKind, initial_log_gaps
+from ectorch.constrain.codebook import Codebook, check_finite, initial_log_gaps
+from ectorch.constrain.config import Config
 from ectorch.constrain.relaxation import Relaxation
 
 LOG_GAPS = "log_gaps"
@@ -28,21 +28,17 @@ CONSTRAINTS = "_ectorch_constraints"
 
 @dataclass(frozen=True)
 class Constraint:
-    """The settings of one constrained parameter; its tensors are the module's.
+    """How one parameter is constrained; its tensors are the module's.
 
     Attributes:
+        config: that `Config.for_parameter` gave for this parameter.
         relaxation: None rounds to float16 and has no rate.
         extra: names of what the relaxation trains beside the parameter.
-        trained: while symbols are frozen, names of the `variables` that trained before.
+        trained: while symbols are frozen, names of the `Constrained.variables` that trained before.
     """
 
+    config: Config
     relaxation: Relaxation | None
-    forward: str = "nearest"
-    codebook: CodebookKind = "grid"
-    levels: int = 2
-    reach: float = math.inf
-    keep_grid: bool = False
-    alpha_scale: float = 1.0
     extra: tuple[str, ...] = ()
     trained: tuple[str, ...] = ()
 
@@ -55,9 +51,49 @@ class Constraint:
 
 
 def constraints(module: nn.Module) -> dict[str, Constraint]:
-    """The constrained parameters of ``module`` itself, by name."""
+    """The constraints of the parameters of ``module`` itself, by name."""
     found: dict[str, Constraint] = module.__dict__.get(CONSTRAINTS, {})
     return found
+
+
+def constrained_in(module: nn.Module) -> list[Constrained]:
+    """The constrained parameters of ``module`` itself."""
+    return [Constrained(module, name) for name in constraints(module)]
+
+
+def handle_of(module: nn.Module, name: str) -> Constrained | None:
+    """The handle of ``module``'s own ``name``, if that is constrained."""
+    return Constrained(module, name) if name in constraints(module) else None
+
+
+def constrained_parameters(model: nn.Module) -> Iterator[Constrained]:
+    """Every constrained parameter once, tied ones at their first place."""
+    seen: set[int] = set()
+    for module in model.modules():
+        for handle in constrained_in(module):
+            if id(handle.parameter) not in seen:
+                seen.add(id(handle.parameter))
+                yield handle
+
+
+def is_prepared(model: nn.Module) -> bool:
+    """Whether anything of ``model`` is constrained."""
+    return any(map(constraints, model.modules()))
+
+
+def check_values(model: nn.Module) -> None:
+    """Read all that constrained parameters are computed from, and refuse what no level stands for.
+
+    Raises:
+        DivergedError: which tensor holds NaN or infinity.
+    """
+    prefixes = {module: f"{name}." if name else "" for name, module in model.named_modules()}
+    for handle in constrained_parameters(model):
+        for suffix in ("", LOG_GAPS, *handle.constraint.extra):
+            name = f"{handle.name}_{suffix}" if suffix else handle.name
+            tensor = handle.module._parameters.get(name)
+            if tensor is not None:
+                check_finite(prefixes[handle.module] + name, tensor)
 
 
 def latent_names(names: Collection[str]) -> list[str]:
@@ -66,163 +102,196 @@ def latent_names(names: Collection[str]) -> list[str]:
     return [name for name in names if all(f"{name}{suffix}" in names for suffix in added)]
 
 
-def codebook(module: nn.Module, name: str) -> Codebook:
-    """The present codebook of a constrained parameter; differentiable."""
-    log_gaps = module._parameters[f"{name}_{LOG_GAPS}"]
-    assert log_gaps is not None
-    return Codebook.from_log_gaps(log_gaps, constraints(module)[name].levels)
+@dataclass(frozen=True)
+class Constrained:
+    """A constrained parameter: the handle by which the rooms above ask for all that it is.
 
-
-def variables(module: nn.Module, name: str) -> dict[str, Tensor]:
-    """What the relaxation of a parameter trains; "weight" is the Parameter itself."""
-    constraint = constraints(module)[name]
-    tensors = {"weight": module._parameters[name]}
-    tensors |= {suffix: module._parameters[f"{name}_{suffix}"] for suffix in constraint.extra}
-    return {suffix: tensor for suffix, tensor in tensors.items() if tensor is not None}
-
-
-def frozen_symbols(module: nn.Module, name: str) -> Tensor | None:
-    """The symbols of a parameter that `freeze` fixed, else None."""
-    return module._buffers.get(f"{name}_{SYMBOLS}")
-
-
-def trained_names(module: nn.Module, name: str) -> tuple[str, ...]:
-    """Those of a parameter's `variables` that train."""
-    return tuple(key for key, tensor in variables(module, name).items() if tensor.requires_grad)
-
-
-def freeze(module: nn.Module, name: str, trained: tuple[str, ...] | None = None) -> None:
-    """Fix the hard decision; the codebook goes on training.
+    It holds no tensor, so it may be made anew wherever one is needed.
 
     Args:
-        trained: `trained_names`, before others froze what they share with ``module``.
+        module: that owns the parameter.
+        name: of the parameter in ``module``.
     """
-    constraint = constraints(module)[name]
-    if constraint.relaxation is None or frozen_symbols(module, name) is not None:
-        return
-    symbols = constraint.relaxation.symbols(variables(module, name), codebook(module, name))
-    module.register_buffer(f"{name}_{SYMBOLS}", symbols.to(torch.int32))
-    trained = trained_names(module, name) if trained is None else trained
-    constraints(module)[name] = replace(constraint, trained=trained)
-    for tensor in variables(module, name).values():
-        tensor.requires_grad_(False)
 
+    module: nn.Module
+    name: str
 
-def thaw(module: nn.Module, name: str) -> None:
-    if module._buffers.pop(f"{name}_{SYMBOLS}", None) is not None:
-        for suffix in constraints(module)[name].trained:
-            variables(module, name)[suffix].requires_grad_()
+    @property
+    def constraint(self) -> Constraint:
+        return constraints(self.module)[self.name]
 
+    @property
+    def relaxation(self) -> Relaxation | None:
+        return self.constraint.relaxation
 
-@torch.no_grad()
-def refresh_lengths(module: nn.Module, name: str) -> None:
-    """Set the code lengths and their mean by the weights as they are now.
+    @property
+    def config(self) -> Config:
+        return self.constraint.config
 
-    The mean is NaN where weights or codebook are no numbers: `ectorch.workflow.penalty` asks it.
-    """
-    relaxation = constraints(module)[name].relaxation
-    assert relaxation is not None
-    book = codebook(module, name)
-    trained = variables(module, name)
-    counts = relaxation.counts(trained, book)
-    lengths = relaxation.lengths(counts, book.zero)
-    _buffer(module, name, LENGTHS).copy_(lengths)
-    weight, log_gaps = trained["weight"], module._parameters[f"{name}_{LOG_GAPS}"]
-    assert log_gaps is not None
-    finite = 0.0 * sum(t.sum(dtype=torch.float64) for t in (weight, log_gaps))
-    _buffer(module, name, BITS).copy_(counts @ lengths / max(weight.numel(), 1) + finite)
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The Parameter itself, in its own units, which trains."""
+        parameter = self.module._parameters[self.name]
+        assert parameter is not None
+        return parameter
 
+    @property
+    def log_gaps(self) -> nn.Parameter | None:
+        """What the codebook is trained through; None for float16."""
+        return self.module._parameters.get(f"{self.name}_{LOG_GAPS}")
 
-def relaxed_bits(module: nn.Module, name: str) -> Tensor:
-    """() float64: the relaxed size of a parameter at the last refresh, its gradient as of now."""
-    relaxation = constraints(module)[name].relaxation
-    assert relaxation is not None
-    with torch.no_grad():  # the rate would inflate the codebook
-        book = codebook(module, name)
-    trained, row = variables(module, name), _padding_row(module, name)
-    if row is not None:  # which no loss trains, either
-        for key, t in trained.items():
-            axis = t.ndim - trained["weight"].ndim  # logits have levels first
-            trained[key] = t.index_copy(axis, row, t.detach().index_select(axis, row))
-    charge = relaxation.charge(trained, book, _buffer(module, name, LENGTHS))
-    bits = _buffer(module, name, BITS).double() * trained["weight"].numel()
-    return bits + (charge - charge.detach())
+    @property
+    def frozen(self) -> Tensor | None:
+        """The symbols that `freeze` fixed, int32 of the parameter's shape; None while it trains."""
+        return self.module._buffers.get(f"{self.name}_{SYMBOLS}")
 
+    def codebook(self) -> Codebook:
+        """The present codebook; differentiable."""
+        assert self.log_gaps is not None
+        return Codebook.from_log_gaps(self.log_gaps, self.config.levels)
 
-def _padding_row(module: nn.Module, name: str) -> Tensor | None:
-    """(1,) int64: the row of an embedding that stands for no token, else None."""
-    if name != "weight" or not isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-        return None
-    parameter = module._parameters[name]
-    if module.padding_idx is None or parameter is None:
-        return None
-    return torch.tensor([module.padding_idx], device=parameter.device)
+    def variables(self) -> dict[str, Tensor]:
+        """What the relaxation trains; "weight" is the Parameter itself."""
+        own = self.module._parameters
+        tensors = {"weight": own[self.name]}
+        tensors |= {suffix: own[f"{self.name}_{suffix}"] for suffix in self.constraint.extra}
+        return {suffix: tensor for suffix, tensor in tensors.items() if tensor is not None}
 
+    def beside(self) -> list[nn.Parameter]:
+        """What is trained beside the Parameter: its codebook, and what its relaxation has."""
+        own = self.module._parameters
+        found = [own.get(f"{self.name}_{suffix}") for suffix in self.constraint.added]
+        return [parameter for parameter in found if parameter is not None]
 
-def _buffer(module: nn.Module, name: str, suffix: str) -> Tensor:
-    buffer = module._buffers[f"{name}_{suffix}"]
-    assert buffer is not None
-    return buffer
+    def trained(self) -> tuple[str, ...]:
+        """Names of those `variables` that train."""
+        return tuple(key for key, tensor in self.variables().items() if tensor.requires_grad)
 
+    @property
+    def is_held(self) -> bool:
+        """Whether its user has frozen it, by ``requires_grad_(False)``, and not `freeze` alone."""
+        trained = self.trained()
+        if self.frozen is not None:
+            trained = self.constraint.trained
+            if self.log_gaps is not None and not self.log_gaps.requires_grad:
+                return True
+        return len(trained) < len(self.variables())
 
-def relaxed(module: nn.Module, name: str) -> Tensor:
-    """What a read of the parameter gives: the hard tensor, or a random one while training so."""
-    constraint = constraints(module)[name]
-    if constraint.relaxation is None:
-        return _round_to_half(variables(module, name)["weight"])
-    book = codebook(module, name)
-    symbols = frozen_symbols(module, name)
-    if symbols is not None:
-        return book.dequantize(symbols)
-    trained = variables(module, name)
-    if module.training and constraint.forward != "nearest":
-        sampled = constraint.relaxation.sampled(trained, book)
-        row = _padding_row(module, name)
+    def symbols(self) -> Tensor:
+        """The hard decision, integers of the parameter's shape."""
+        if self.frozen is not None:
+            return self.frozen
+        assert self.relaxation is not None
+        return self.relaxation.symbols(self.variables(), self.codebook())
+
+    def relaxed(self) -> Tensor:
+        """What a read gives: the hard tensor, or a random one while training so."""
+        relaxation = self.relaxation
+        if relaxation is None:
+            return _round_to_half(self.parameter)
+        book, frozen = self.codebook(), self.frozen
+        if frozen is not None:
+            return book.dequantize(frozen)
+        variables = self.variables()
+        if not self.module.training or self.config.forward == "nearest":
+            return relaxation.nearest(variables, book)
+        sampled, row = relaxation.sampled(variables, book), self._padding_row()
         if row is None:
             return sampled
-        nearest = constraint.relaxation.nearest(trained, book)
-        return sampled.index_copy(0, row, nearest[row])
-    return constraint.relaxation.nearest(trained, book)
+        return sampled.index_copy(0, row, relaxation.nearest(variables, book)[row])
+
+    @torch.no_grad()
+    def hard(self) -> Tensor:
+        """The discrete tensor that remains in the end: codebook values, zero as +0.0."""
+        if self.relaxation is None:
+            return _round_to_half(self.parameter)
+        return self.codebook().dequantize(self.symbols())
+
+    @torch.no_grad()
+    def mean(self) -> Tensor:
+        """The expected tensor of the relaxation; once frozen, or without one, the hard tensor."""
+        if self.relaxation is None or self.frozen is not None:
+            return self.hard()
+        return self.relaxation.moments(self.variables(), self.codebook())[0]
+
+    def freeze(self, trained: tuple[str, ...] | None = None) -> None:
+        """Fix the hard decision; the codebook goes on training.
+
+        Args:
+            trained: what `trained` gave before others froze what they share with this one.
+        """
+        if self.relaxation is None or self.frozen is not None:
+            return
+        trained = self.trained() if trained is None else trained
+        self.module.register_buffer(f"{self.name}_{SYMBOLS}", self.symbols().to(torch.int32))
+        constraints(self.module)[self.name] = replace(self.constraint, trained=trained)
+        for tensor in self.variables().values():
+            tensor.requires_grad_(False)
+
+    def thaw(self) -> None:
+        """Undo `freeze`."""
+        if self.module._buffers.pop(f"{self.name}_{SYMBOLS}", None) is not None:
+            for suffix in self.constraint.trained:
+                self.variables()[suffix].requires_grad_()
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Start the codebook and the relaxation's variables from the present weight."""
+        assert self.relaxation is not None
+        assert self.log_gaps is not None
+        weight = self.parameter.detach()
+        self.log_gaps.copy_(starting_log_gaps(self.config, weight))
+        fresh = self.relaxation.extra_variables(weight, self.codebook())
+        for suffix, value in fresh.items():
+            self.variables()[suffix].copy_(value)
+
+    @torch.no_grad()
+    def refresh_lengths(self) -> None:
+        """Set the code lengths and their mean by the weights as they are now.
+
+        The mean is NaN where weights or codebook are no numbers: `ectorch.penalty` asks it.
+        """
+        assert self.relaxation is not None
+        assert self.log_gaps is not None
+        book, variables, weight = self.codebook(), self.variables(), self.parameter
+        counts = self.relaxation.counts(variables, book)
+        lengths = self.relaxation.lengths(counts, book.zero)
+        self._buffer(LENGTHS).copy_(lengths)
+        finite = 0.0 * sum(t.sum(dtype=torch.float64) for t in (weight, self.log_gaps))
+        self._buffer(BITS).copy_(counts @ lengths / max(weight.numel(), 1) + finite)
+
+    def relaxed_bits(self) -> Tensor:
+        """() float64: the relaxed size at the last refresh, its gradient as of now."""
+        assert self.relaxation is not None
+        with torch.no_grad():  # the rate would inflate the codebook
+            book = self.codebook()
+        variables, row = self.variables(), self._padding_row()
+        if row is not None:  # which no loss trains, either
+            for key, t in variables.items():
+                axis = t.ndim - self.parameter.ndim  # logits have levels first
+                variables[key] = t.index_copy(axis, row, t.detach().index_select(axis, row))
+        charge = self.relaxation.charge(variables, book, self._buffer(LENGTHS))
+        bits = self._buffer(BITS).double() * self.parameter.numel()
+        return bits + (charge - charge.detach())
+
+    def _padding_row(self) -> Tensor | None:
+        """(1,) int64: the row of an embedding that stands for no token, else None."""
+        module = self.module
+        if self.name != "weight" or not isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            return None
+        if module.padding_idx is None:
+            return None
+        return torch.tensor([module.padding_idx], device=self.parameter.device)
+
+    def _buffer(self, suffix: str) -> Tensor:
+        buffer = self.module._buffers[f"{self.name}_{suffix}"]
+        assert buffer is not None
+        return buffer
 
 
-@torch.no_grad()
-def hard(module: nn.Module, name: str) -> Tensor:
-    """The discrete tensor that `release` leaves: exactly codebook values, zero as +0.0."""
-    constraint = constraints(module)[name]
-    if constraint.relaxation is None:
-        return _round_to_half(variables(module, name)["weight"])
-    book = codebook(module, name)
-    symbols = frozen_symbols(module, name)
-    if symbols is None:
-        symbols = constraint.relaxation.symbols(variables(module, name), book)
-    return book.dequantize(symbols)
-
-
-@torch.no_grad()
-def mean(module: nn.Module, name: str) -> Tensor:
-    """The expected tensor of the relaxation; once frozen, or without one, the hard tensor."""
-    relaxation = constraints(module)[name].relaxation
-    if relaxation is None or frozen_symbols(module, name) is not None:
-        return hard(module, name)
-    return relaxation.moments(variables(module, name), codebook(module, name))[0]
-
-
-@torch.no_grad()
-def restart(module: nn.Module, name: str, constraint: Constraint) -> None:
-    """Start the codebook and the relaxation's variables from the present weight."""
-    assert constraint.relaxation is not None
-    weight = variables(module, name)["weight"].detach()
-    log_gaps = module._parameters[f"{name}_{LOG_GAPS}"]
-    assert log_gaps is not None
-    log_gaps.copy_(starting_log_gaps(constraint, weight))
-    fresh = constraint.relaxation.extra_variables(weight, codebook(module, name))
-    for suffix, value in fresh.items():
-        variables(module, name)[suffix].copy_(value)
-
-
-def starting_log_gaps(constraint: Constraint, weight: Tensor) -> Tensor:
-    c = constraint
-    return initial_log_gaps(c.codebook, weight, c.levels, c.reach, c.keep_grid)
+def starting_log_gaps(config: Config, weight: Tensor) -> Tensor:
+    """Log gaps of the codebook that a parameter starts with, see `initial_log_gaps`."""
+    return initial_log_gaps(config.codebook, weight, config.levels, config.reach, config.keep_grid)
 
 
 def _round_to_half(weight: Tensor) -> Tensor:

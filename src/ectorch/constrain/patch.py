@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,87 +16,86 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ectorch.constrain.codebook import Codebook
+from ectorch.constrain.config import Config
 from ectorch.constrain.modules import (
     BITS,
     CONSTRAINTS,
     LENGTHS,
     LOG_GAPS,
     SYMBOLS,
+    Constrained,
     Constraint,
-    codebook,
+    constrained_in,
     constraints,
-    freeze,
-    frozen_symbols,
-    hard,
-    refresh_lengths,
-    relaxed,
-    restart,
     starting_log_gaps,
-    thaw,
-    variables,
 )
 from ectorch.constrain.reads import put_back, read_of, source_of
 from ectorch.constrain.transforms import transformed
 
 _LOADING = "_ectorch_loading"  # a state dict, which has the codebooks, too
+_KINDS = "_ectorch_kinds"  # of a class: its constrained subclasses, by the names they constrain
 _DELTA = 1e-4  # smallest variance of an output, relative to the mean variance of its layer
 
 
-def constrain(module: nn.Module, name: str, constraint: Constraint) -> None:
-    """Constrain ``module``'s own parameter ``name``, starting from its present values."""
+def constrain(module: nn.Module, name: str, config: Config) -> None:
+    """Constrain ``module``'s own parameter ``name``, starting from its present values.
+
+    Args:
+        config: that `Config.for_parameter` gave.
+    """
     weight = module._parameters[name]
     assert weight is not None
-    if constraint.relaxation is not None:
-        log_gaps = starting_log_gaps(constraint, weight)
-        log_gaps = nn.Parameter(log_gaps.to(weight.dtype), weight.requires_grad)
-        module.register_parameter(f"{name}_{LOG_GAPS}", log_gaps)
-        codebook = Codebook.from_log_gaps(log_gaps.detach(), constraint.levels)
-        extra = constraint.relaxation.extra_variables(weight.detach(), codebook)
-        for suffix, value in extra.items():
-            trained = nn.Parameter(value, weight.requires_grad)
-            module.register_parameter(f"{name}_{suffix}", trained)
-        constraint = replace(constraint, extra=tuple(extra))
-        lengths = torch.zeros(constraint.levels, dtype=torch.float32, device=weight.device)
-        module.register_buffer(f"{name}_{LENGTHS}", lengths)
-        module.register_buffer(f"{name}_{BITS}", lengths.sum())
+    if weight.ndim < 2 and config.bias == "float16":
+        _set_constraints(module, {**constraints(module), name: Constraint(config, None)})
+        return
+    relaxation = config.make_relaxation()
+    log_gaps = starting_log_gaps(config, weight).to(weight.dtype)
+    module.register_parameter(f"{name}_{LOG_GAPS}", nn.Parameter(log_gaps, weight.requires_grad))
+    book = Codebook.from_log_gaps(log_gaps, config.levels)
+    extra = relaxation.extra_variables(weight.detach(), book)
+    for suffix, value in extra.items():
+        module.register_parameter(f"{name}_{suffix}", nn.Parameter(value, weight.requires_grad))
+    lengths = torch.zeros(config.levels, dtype=torch.float32, device=weight.device)
+    module.register_buffer(f"{name}_{LENGTHS}", lengths)
+    module.register_buffer(f"{name}_{BITS}", lengths.sum())
+    constraint = Constraint(config, relaxation, tuple(extra))
     _set_constraints(module, {**constraints(module), name: constraint})
-    if constraint.relaxation is not None:
-        refresh_lengths(module, name)
+    Constrained(module, name).refresh_lengths()
 
 
-def tie(module: nn.Module, name: str, other: nn.Module, other_name: str) -> None:
-    """Constrain ``module.name`` as ``other.other_name``, whose Parameter it shares, is."""
-    constraint = constraints(other)[other_name]
-    for suffix in constraint.added:
-        mine, theirs = f"{name}_{suffix}", f"{other_name}_{suffix}"
-        if theirs in other._parameters:
-            module.register_parameter(mine, other._parameters[theirs])
-        elif theirs in other._buffers:
-            module.register_buffer(mine, other._buffers[theirs])
-    _set_constraints(module, {**constraints(module), name: constraint})
+def tie(module: nn.Module, name: str, other: Constrained) -> None:
+    """Constrain ``module.name`` as ``other``, whose Parameter it shares, is."""
+    for suffix in other.constraint.added:
+        mine, theirs = f"{name}_{suffix}", f"{other.name}_{suffix}"
+        if theirs in other.module._parameters:
+            module.register_parameter(mine, other.module._parameters[theirs])
+        elif theirs in other.module._buffers:
+            module.register_buffer(mine, other.module._buffers[theirs])
+    _set_constraints(module, {**constraints(module), name: other.constraint})
 
 
-def release(module: nn.Module) -> None:
-    """Make a plain module again, of its own class, that holds the discrete tensors."""
-    for name, constraint in constraints(module).items():
-        weight = module._parameters[name]
-        assert weight is not None
-        weight.data.copy_(hard(module, name))
-        thaw(module, name)
-        for suffix in constraint.added:
-            module._parameters.pop(f"{name}_{suffix}", None)
-            module._buffers.pop(f"{name}_{suffix}", None)
+def make_plain(module: nn.Module) -> None:
+    """Give a module its own class again, and its constrained parameters the discrete values."""
+    if not constraints(module):
+        return
+    for handle in constrained_in(module):
+        handle.parameter.data.copy_(handle.hard())
+        handle.thaw()
+        _drop(module, handle.name, handle.constraint.added)
     _set_constraints(module, {})
 
 
 def abandon(module: nn.Module, name: str) -> None:
-    """Undo `constrain` or `tie`, as far as it went; the Parameter is as it was."""
+    """Undo `constrain` or `tie`, as far as it went; the Parameter is as it is."""
     constraint = constraints(module).get(name)
-    suffixes = (LOG_GAPS, LENGTHS, BITS) if constraint is None else constraint.added
+    _drop(module, name, (LOG_GAPS, LENGTHS, BITS) if constraint is None else constraint.added)
+    _set_constraints(module, {n: c for n, c in constraints(module).items() if n != name})
+
+
+def _drop(module: nn.Module, name: str, suffixes: tuple[str, ...]) -> None:
     for suffix in suffixes:
         module._parameters.pop(f"{name}_{suffix}", None)
         module._buffers.pop(f"{name}_{suffix}", None)
-    _set_constraints(module, {n: c for n, c in constraints(module).items() if n != name})
 
 
 def _set_constraints(module: nn.Module, new: dict[str, Constraint]) -> None:
@@ -129,8 +127,9 @@ def unconstrained(model: nn.Module) -> Iterator[None]:
 
 def _constrained_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
     """The subclass of ``base`` whose parameters ``names`` read as their relaxed tensors."""
-    if (base, names) in _CLASSES:
-        return _CLASSES[base, names]
+    kinds: dict[tuple[str, ...], type[nn.Module]] = base.__dict__.get(_KINDS, {})
+    if names in kinds:
+        return kinds[names]
     namespace: dict[str, Any] = {
         "_ectorch_base": base,
         "__module__": base.__module__,
@@ -150,10 +149,8 @@ def _constrained_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn
     if multiply is not None:
         namespace["forward"] = _moments_forward(base.forward, multiply)
     kind = type(f"Constrained{base.__name__}", (base,), namespace)
-    return _CLASSES.setdefault((base, names), kind)
-
-
-_CLASSES: dict[tuple[type[nn.Module], tuple[str, ...]], type[nn.Module]] = {}
+    type.__setattr__(base, _KINDS, {**kinds, names: kind})
+    return kind
 
 
 def _read(module: nn.Module, name: str) -> Any:
@@ -161,28 +158,27 @@ def _read(module: nn.Module, name: str) -> Any:
         return kind_of(module).__getattr__(module, name)
     try:
         if torch.compiler.is_compiling() or transformed() or torch.is_inference_mode_enabled():
-            return relaxed(module, name)
+            return Constrained(module, name).relaxed()
         with torch.enable_grad():  # as a Parameter, it can be used with gradients later
-            return read_of(module, name, relaxed(module, name))
+            return read_of(module, name, Constrained(module, name).relaxed())
     except AttributeError as error:  # nn.Module would go on to answer with the raw Parameter
         raise RuntimeError(f"{type(module).__name__}.{name}: {error}") from error
 
 
 def _refusal(module: nn.Module, name: str) -> str | None:
     """Why a write to the Parameter would change no read."""
-    constraint = constraints(module).get(name)
-    if frozen_symbols(module, name) is not None:
+    if name not in constraints(module):
+        return None
+    handle = Constrained(module, name)
+    if handle.frozen is not None:
         return "its symbols are frozen"
-    if constraint is None or constraint.relaxation is None or constraint.relaxation.trains_weight:
+    if handle.relaxation is None or handle.relaxation.trains_weight:
         return None
     return "reads follow what the relaxation trains beside it"
 
 
 def _beside(module: nn.Module, name: str) -> list[nn.Parameter]:
-    """What is trained beside a Parameter: its codebook, and what its relaxation has."""
-    own = module._parameters
-    found = [own.get(f"{name}_{suffix}") for suffix in constraints(module)[name].added]
-    return [parameter for parameter in found if parameter is not None]
+    return Constrained(module, name).beside()
 
 
 def _setattr(self: nn.Module, name: str, value: Any) -> None:
@@ -196,16 +192,17 @@ def _setattr(self: nn.Module, name: str, value: Any) -> None:
         type(self)._ectorch_base.__setattr__(self, name, value)  # type: ignore[attr-defined]
     elif source is not None:
         if source != (self, name):
-            other, other_name = source
+            other = Constrained(*source)
             abandon(self, name)
-            self._parameters[name] = other._parameters[other_name]
-            tie(self, name, other, other_name)
+            self._parameters[name] = other.parameter
+            tie(self, name, other)
     elif value is None:
         abandon(self, name)
         setattr(self, name, None)
     else:
-        shape, kind = variables(self, name)["weight"].shape, kind_of(self)
-        if frozen_symbols(self, name) is not None:
+        handle, kind = Constrained(self, name), kind_of(self)
+        shape = handle.parameter.shape
+        if handle.frozen is not None:
             raise RuntimeError(f"{kind.__name__}.{name}: its symbols are frozen: convert first")
         if constraint.extra and getattr(value, "shape", shape) != shape:
             raise RuntimeError(
@@ -214,8 +211,8 @@ def _setattr(self: nn.Module, name: str, value: Any) -> None:
             )
         kind.__setattr__(self, name, value)
         if constraint.relaxation is not None:
-            restart(self, name, constraint)
-            refresh_lengths(self, name)
+            handle.restart()
+            handle.refresh_lengths()
 
 
 def _delattr(self: nn.Module, name: str) -> None:
@@ -263,14 +260,13 @@ def _moments_forward(plain: Callable[..., Tensor], multiply: Callable[..., Tenso
     """Local reparametrisation (Kingma et al., 2015): noise on outputs in place of on weights."""
 
     def forward(self: nn.Module, input: Tensor) -> Tensor:
-        constraint = constraints(self).get("weight")
-        relaxation = constraint.relaxation if constraint is not None else None
-        if not self.training or relaxation is None or frozen_symbols(self, "weight") is not None:
+        if not self.training or "weight" not in constraints(self):
             return plain(self, input)
-        assert constraint is not None
-        if constraint.forward != "moments":
+        weight = Constrained(self, "weight")
+        relaxation = weight.relaxation
+        if weight.config.forward != "moments" or relaxation is None or weight.frozen is not None:
             return plain(self, input)
-        mean, variance = relaxation.moments(variables(self, "weight"), codebook(self, "weight"))
+        mean, variance = relaxation.moments(weight.variables(), weight.codebook())
         output = multiply(self, input, mean, self.bias)
         spread = multiply(self, input.square(), variance, None)
         floor = _DELTA * spread.detach().mean() + torch.finfo(spread.dtype).tiny
@@ -308,9 +304,9 @@ def _load_from_state_dict(
 
     The parameter is frozen afterwards if the checkpoint has its symbols.
     """
-    for name, constraint in constraints(self).items():
-        if SYMBOLS in constraint.added and f"{prefix}{name}_{SYMBOLS}" in state_dict:
-            freeze(self, name)
+    for handle in constrained_in(self):
+        if SYMBOLS in handle.constraint.added and f"{prefix}{handle.name}_{SYMBOLS}" in state_dict:
+            handle.freeze()
     self.__dict__[_LOADING] = True
     try:
         type(self)._ectorch_base._load_from_state_dict(  # type: ignore[attr-defined]
@@ -319,15 +315,16 @@ def _load_from_state_dict(
         )
     finally:
         del self.__dict__[_LOADING]
-    for name, constraint in constraints(self).items():
-        if constraint.relaxation is None or f"{prefix}{name}" not in state_dict:
+    for handle in constrained_in(self):
+        if handle.relaxation is None or f"{prefix}{handle.name}" not in state_dict:
             continue
-        absent = {s for s in constraint.added if f"{prefix}{name}_{s}" in missing_keys}
+        keys = {s: f"{prefix}{handle.name}_{s}" for s in handle.constraint.added}
+        absent = {suffix for suffix, key in keys.items() if key in missing_keys}
         for suffix in absent:
-            missing_keys.remove(f"{prefix}{name}_{suffix}")
+            missing_keys.remove(keys[suffix])
         if SYMBOLS in absent:
-            thaw(self, name)
+            handle.thaw()
         if absent - {SYMBOLS, LENGTHS, BITS}:
-            restart(self, name, constraint)
+            handle.restart()
         if LENGTHS in absent:
-            refresh_lengths(self, name)
+            handle.refresh_lengths()

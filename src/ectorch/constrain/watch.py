@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ectorch.constrain import modules as layers
+from ectorch.constrain.modules import Constrained
 
 _EVERY = 16  # refreshes: to look at the symbols costs about as much as a refresh
 _STEPS = 32  # that weights take while their codebooks take none
-
-Watched = Sequence[tuple[nn.Module, str]]
 
 
 @dataclass
@@ -34,35 +32,34 @@ class _Seen:
 _SEEN: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
-def watch(model: nn.Module, parameters: Watched, refreshed: bool) -> None:
+def watch(model: nn.Module, parameters: Sequence[Constrained], refreshed: bool) -> None:
     """Warn once of each that died since it was seen alive, and of codebooks that do not train.
 
     Symbols are read on the CPU alone: nothing waits for another device.
     """
-    died: list[tuple[nn.Module, str]] = []
-    left: list[tuple[nn.Module, str]] = []
-    for module, name in parameters:
-        weight, book = module._parameters[name], module._parameters[f"{name}_log_gaps"]
-        assert weight is not None
+    died: list[Constrained] = []
+    left: list[Constrained] = []
+    for handle in parameters:
+        weight, book = handle.parameter, handle.log_gaps
         assert book is not None
         if weight not in _SEEN:
             _SEEN[weight] = _Seen(weight._version, book._version, book.detach().clone())
         seen = _SEEN[weight]
         if _is_left(seen, weight, book):
-            left.append((module, name))
+            left.append(handle)
         if refreshed and weight.ndim > 1 and weight.device.type == "cpu":
-            if seen.refreshes % _EVERY == 0 and _has_died(seen, module, name):
-                died.append((module, name))
+            if seen.refreshes % _EVERY == 0 and _has_died(seen, handle):
+                died.append(handle)
             seen.refreshes += 1
     if died:
         warnings.warn(
-            f"{_name(model, *died[0])}{_and_more(died)} has no nonzero left in the hard network: a "
+            f"{_name(model, died[0])}{_and_more(died)} has no nonzero left in the hard network: a "
             "lower alpha, a longer ramp, or a warmup without the penalty keeps layers alive",
             stacklevel=3,
         )
     if left:
         warnings.warn(
-            f"{_name(model, *left[0])}_log_gaps{_and_more(left)} never changes while the weights "
+            f"{_name(model, left[0])}_log_gaps{_and_more(left)} never changes while the weights "
             "do: build the optimizer after prepare, from ectorch.param_groups, or call "
             "requires_grad_(False) if codebooks shall stay",
             stacklevel=3,
@@ -81,15 +78,15 @@ def _is_left(seen: _Seen, weight: Tensor, book: Tensor) -> bool:
     return seen.steps_alone == _STEPS and torch.equal(seen.book, book)
 
 
-def _has_died(seen: _Seen, module: nn.Module, name: str) -> bool:
-    lived, seen.lives = seen.lives, bool(layers.hard(module, name).any())
+def _has_died(seen: _Seen, handle: Constrained) -> bool:
+    lived, seen.lives = seen.lives, bool(handle.hard().any())
     return lived and not seen.lives
 
 
-def _name(model: nn.Module, module: nn.Module, name: str) -> str:
-    prefix = next(prefix for prefix, other in model.named_modules() if other is module)
-    return f"{prefix}.{name}" if prefix else name
+def _name(model: nn.Module, handle: Constrained) -> str:
+    prefix = next(name for name, module in model.named_modules() if module is handle.module)
+    return f"{prefix}.{handle.name}" if prefix else handle.name
 
 
-def _and_more(parameters: Watched) -> str:
+def _and_more(parameters: Sequence[Constrained]) -> str:
     return f" (and {len(parameters) - 1} more)" if len(parameters) > 1 else ""

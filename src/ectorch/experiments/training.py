@@ -32,14 +32,14 @@ from ectorch.experiments.progress import Interrupted, Progress
 from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
 from ectorch.experiments.result import FLOAT_FILE, check_same_recipe, finish, finished
 from ectorch.experiments.target import SizeTarget
-from ectorch.finalizing import finalize
 from ectorch.rewrite.norms import restore_norms
-from ectorch.rewrite.units import fit_shapes, remove_dead_units
+from ectorch.rewrite.units import cut_to_shapes, remove_dead_units
 from ectorch.size.control import ramp
 from ectorch.size.measure import SizeMeter
 from ectorch.storage.discrete import discrete_state_dict
 from ectorch.workflow import (
     convert,
+    finalize,
     freeze_symbols,
     param_groups,
     penalty,
@@ -378,7 +378,7 @@ class _Run:
         for self.state.stage in range(state.stage + 1):
             self._reshape(restoring=True)
         self.state = state
-        fit_shapes(self.model, saved["model"])
+        cut_to_shapes(self.model, saved["model"])
         self.model.load_state_dict(saved["model"])
         self.optimizer = self._make_optimizer()
         self.optimizer.load_state_dict(saved["optimizer"])

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ectorch.arguments import check_module
-from ectorch.constrain import modules as layers
 from ectorch.constrain import patch
+from ectorch.constrain.modules import SYMBOLS, Constrained, handle_of, is_prepared
 from ectorch.errors import ConfigError, UnsupportedLayerError
 from ectorch.rewrite.chains import LAYERS, NORMS, Chain, find_chains, own_names, weight_of
 
@@ -130,7 +130,7 @@ def restore_shapes(model: nn.Module) -> nn.Module:
         ConfigError: when it is still prepared: `convert` fills the shapes itself.
     """
     check_module("restore_shapes", model)
-    if any(map(layers.constraints, model.modules())):
+    if is_prepared(model):
         raise ConfigError(f"{type(model).__name__} is prepared: convert fills its shapes")
     for module in model.modules():
         for name in module.__dict__.get(_FULL_SHAPES, {}):
@@ -151,7 +151,7 @@ def restored(module: nn.Module, name: str, tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def fit_shapes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def cut_to_shapes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Cut what is larger than in ``state``, which was saved after units were removed."""
     for prefix, module in model.named_modules():
         if patch.kind_of(module) not in (*LAYERS, *NORMS):
@@ -183,15 +183,12 @@ def _takes_constants(layer: nn.Module) -> bool:
 
     Not where it is held, symbols are frozen, or logits rule.
     """
-    bias, constraint = layer._parameters["bias"], layers.constraints(layer).get("bias")
-    relaxation = constraint.relaxation if constraint is not None else None
-    own = relaxation is None or relaxation.trains_weight
-    return (
-        bias is not None
-        and bias.requires_grad
-        and own
-        and layers.frozen_symbols(layer, "bias") is None
-    )
+    bias, handle = layer._parameters["bias"], handle_of(layer, "bias")
+    if bias is None or not bias.requires_grad:
+        return False
+    if handle is None or handle.relaxation is None:
+        return True
+    return handle.relaxation.trains_weight and handle.frozen is None
 
 
 def _cuts(chain: Chain, index: Tensor) -> Iterator[tuple[nn.Module, str, int, Tensor]]:
@@ -217,18 +214,17 @@ def _keeps_symbols(chain: Chain, index: Tensor) -> bool:
     A relaxation may assign by how frequent levels are: then what leaves changes what stays.
     """
     return all(
-        _assigns_alike(module, name, dim, kept)
+        _assigns_alike(handle, dim, kept)
         for module, name, dim, kept in _cuts(chain, index)
-        if name in layers.constraints(module) and layers.frozen_symbols(module, name) is None
+        if (handle := handle_of(module, name)) is not None
     )
 
 
-def _assigns_alike(module: nn.Module, name: str, dim: int, index: Tensor) -> bool:
-    relaxation = layers.constraints(module)[name].relaxation
-    if relaxation is None:
+def _assigns_alike(handle: Constrained, dim: int, index: Tensor) -> bool:
+    relaxation = handle.relaxation
+    if relaxation is None or handle.frozen is not None:
         return True
-    all_, book = layers.variables(module, name), layers.codebook(module, name)
-    ndim = all_["weight"].ndim
+    all_, book, ndim = handle.variables(), handle.codebook(), handle.parameter.ndim
     rest = {
         key: _kept(value.detach(), dim + value.ndim - ndim, index) for key, value in all_.items()
     }
@@ -333,12 +329,12 @@ def _forms(module: nn.Module, name: str) -> Iterator[tuple[dict[str, Any], str]]
     """Where the tensors of one parameter or buffer lie that have its shape, or end in it."""
     tensors = module._parameters if name in module._parameters else module._buffers
     yield tensors, name
-    if name in layers.constraints(module):
-        for suffix in layers.variables(module, name):
-            if suffix != "weight":
-                yield module._parameters, f"{name}_{suffix}"
-        if layers.frozen_symbols(module, name) is not None:
-            yield module._buffers, f"{name}_symbols"
+    handle = handle_of(module, name)
+    if handle is not None:
+        for suffix in handle.constraint.extra:
+            yield module._parameters, f"{name}_{suffix}"
+        if handle.frozen is not None:
+            yield module._buffers, f"{name}_{SYMBOLS}"
 
 
 def _set_features(module: Any) -> None:
@@ -358,8 +354,8 @@ def _raw(module: nn.Module, name: str) -> Tensor:
 
 
 def _hard(module: nn.Module, name: str) -> Tensor:
-    constrained = name in layers.constraints(module)
-    return layers.hard(module, name) if constrained else _raw(module, name).detach()
+    handle = handle_of(module, name)
+    return _raw(module, name).detach() if handle is None else handle.hard()
 
 
 def _by_unit(chain: Chain) -> Tensor:

@@ -15,11 +15,11 @@ from ectorch.arguments import check_module
 from ectorch.bitstream.codings.choose import estimate_bits
 from ectorch.bitstream.file.writer import estimate_parts_bits
 from ectorch.bitstream.tensor import RawTensor
-from ectorch.constrain import modules as layers
 from ectorch.constrain.config import NORMS
-from ectorch.finalizing import emptied, finalize
+from ectorch.constrain.modules import constraints, is_prepared
 from ectorch.storage.files import raw_tensors
 from ectorch.storage.state import plain_names
+from ectorch.workflow import emptied, finalize
 
 _MOST_ROWS = 30  # of the printed table
 _FEW_LEVELS = 0.5  # of a tensor's bytes: floats that are stored as halves take that
@@ -145,7 +145,7 @@ def coverage(model: nn.Module) -> Coverage:
 
 def _least(model: nn.Module, raw: dict[str, RawTensor], zeros: set[str]) -> dict[str, RawTensor]:
     """Of a prepared network, the tensors as `finalize` leaves them; where ``zeros`` are zero."""
-    if any(map(layers.constraints, model.modules())):
+    if is_prepared(model):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is wrong with a copy that is only measured
             return raw_tensors(finalize(emptied(model)))
@@ -170,7 +170,7 @@ def _reasons(model: nn.Module, tensors: dict[int, RawTensor]) -> dict[int, str]:
     """Why each tensor stays float; empty where it does not."""
     reasons = dict.fromkeys(tensors, _BUFFER)
     modules = [*model.modules()]
-    prepared = any(map(layers.constraints, modules))
+    prepared = is_prepared(model)
     few = set() if prepared else {at for at, tensor in tensors.items() if _has_few_levels(tensor)}
     places = {
         id(parameter): (module, name)
@@ -180,7 +180,7 @@ def _reasons(model: nn.Module, tensors: dict[int, RawTensor]) -> dict[int, str]:
     }
     known = prepared or any(len(tensors[at].shape) > 1 for at in few & places.keys())
     for at, (module, name) in places.items():
-        constraint = layers.constraints(module).get(name)
+        constraint = constraints(module).get(name)
         if constraint is not None:
             reasons[at] = "" if constraint.relaxation is not None else "float16"
         elif isinstance(module, NORMS):

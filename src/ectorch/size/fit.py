@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ectorch import finalizing
+from ectorch import workflow
 from ectorch.arguments import check_module, check_number, check_real, shown
-from ectorch.constrain import modules as layers
+from ectorch.constrain.modules import constrained_parameters
 from ectorch.errors import ConfigError, MismatchError
 from ectorch.rewrite.norms import has_statistics
 from ectorch.size.measure import SizeMeter
 from ectorch.size.targets import frozen_names, said_of_frozen, size_range
-from ectorch.workflow import constrained_parameters, freeze_symbols, stays
+from ectorch.workflow import freeze_symbols
 
 _LEAST_SHARE = 0.99  # of the target that a file takes
 _FITS = 6
@@ -49,7 +49,7 @@ def fit_size(
     model: nn.Module,
     target_bytes: int,
     optimizer: torch.optim.Optimizer | None = None,
-    finalize: Callable[[nn.Module], nn.Module] = finalizing.finalize,
+    finalize: Callable[[nn.Module], nn.Module] = workflow.finalize,
     meter: SizeMeter | None = None,
 ) -> int:
     """Freeze the symbols of a prepared network, in place, so that its file has a size.
@@ -81,7 +81,7 @@ def fit_size(
     if target_bytes % 1:
         raise ConfigError(f"target_bytes = {target_bytes!r}: expected a whole number")
     _check_optimizer(model, optimizer)
-    if finalize is finalizing.finalize and has_statistics(model):
+    if finalize is workflow.finalize and has_statistics(model):
         warnings.warn(
             "fit_size measures the file of finalize(model) without batches; with them batch norms "
             "take other bytes: give it what you will call, "
@@ -171,8 +171,8 @@ def _check_optimizer(model: nn.Module, optimizer: Any) -> None:
 
 def _may_move(model: nn.Module) -> bool:
     return any(
-        constraint.relaxation is not None and not stays(module, name)
-        for module, name, constraint in constrained_parameters(model)
+        handle.relaxation is not None and not handle.is_held
+        for handle in constrained_parameters(model)
     )
 
 
@@ -180,13 +180,11 @@ def _moves(
     model: nn.Module, importance: Mapping[Tensor, Tensor], toward_zero: bool
 ) -> list[_Moves]:
     found = []
-    for module, name, constraint in constrained_parameters(model):
-        symbols = layers.frozen_symbols(module, name)
-        if symbols is None or stays(module, name):
+    for handle in constrained_parameters(model):
+        symbols, relaxation = handle.frozen, handle.relaxation
+        if symbols is None or handle.is_held:
             continue
-        book, weight = layers.codebook(module, name), module._parameters[name]
-        assert weight is not None
-        relaxation = constraint.relaxation
+        book, weight = handle.codebook(), handle.parameter
         own = relaxation is not None and relaxation.trains_weight
         values = book.values.to(weight.dtype)
         trained = (weight if own else values[symbols.long()]).clamp(values[0], values[-1])

@@ -15,8 +15,8 @@ from ectorch.bitstream.codings.context import Layout
 from ectorch.bitstream.file.meter import FileMeter
 from ectorch.bitstream.file.writer import estimate_file_bits
 from ectorch.errors import ConfigError
-from ectorch.finalizing import copied, finalize
 from ectorch.storage.files import raw_tensors
+from ectorch.workflow import copied, finalize
 
 
 def rate_bits(model: nn.Module | Mapping[str, Tensor]) -> float:

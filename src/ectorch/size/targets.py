@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from ectorch import finalizing
+from ectorch import workflow
+from ectorch.constrain.modules import constrained_parameters
 from ectorch.errors import ConfigError
-from ectorch.finalizing import emptied
 from ectorch.size.measure import FileSize, SizeMeter
 from ectorch.storage.discrete import discrete_state_dict
 from ectorch.storage.state import plain_names
-from ectorch.workflow import constrained_parameters, stays
+from ectorch.workflow import emptied
 
 _MOST_NAMED = 3
 _ZEROS_BYTES = 32  # a tensor of one value takes fewer
@@ -35,7 +35,7 @@ def asked_bytes(
 
 
 def size_range(
-    model: nn.Module, finalize: Callable[..., nn.Module] = finalizing.finalize
+    model: nn.Module, finalize: Callable[..., nn.Module] = workflow.finalize
 ) -> tuple[FileSize, int]:
     """The files that a prepared network can have: of zeros, and of every level as frequent.
 
@@ -47,13 +47,11 @@ def size_range(
     """
     others = sum(tensor.nbytes for tensor in discrete_state_dict(model).values())
     symbols = 0.0
-    for module, name, constraint in constrained_parameters(model):
-        weight = module._parameters[name]
-        assert weight is not None
-        if constraint.relaxation is not None:
-            others -= weight.nbytes
-            if not stays(module, name):
-                symbols += weight.numel() * math.log2(constraint.levels) / 8
+    for handle in constrained_parameters(model):
+        if handle.relaxation is not None:
+            others -= handle.parameter.nbytes
+            if not handle.is_held:
+                symbols += handle.parameter.numel() * math.log2(handle.config.levels) / 8
     zeros = SizeMeter(finalize)(emptied(model))
     most = zeros.total + int(symbols) + max(others - sum(zeros.tensors.values()), 0)
     kept = {}
@@ -68,9 +66,9 @@ def frozen_names(model: nn.Module) -> list[str]:
     """Of parameters whose symbols their user has frozen, under the names of the plain network."""
     names = {module: f"{name}." if name else "" for name, module in model.named_modules()}
     frozen = [
-        names[module] + name
-        for module, name, constraint in constrained_parameters(model)
-        if constraint.relaxation is not None and stays(module, name)
+        names[handle.module] + handle.name
+        for handle in constrained_parameters(model)
+        if handle.relaxation is not None and handle.is_held
     ]
     return [*plain_names(model, dict.fromkeys(frozen)).values()]
 

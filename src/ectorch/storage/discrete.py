@@ -7,10 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ectorch.constrain import modules as layers
+from ectorch.constrain.modules import Constrained, check_values, constrained_in, is_prepared
 from ectorch.errors import MismatchError
 from ectorch.rewrite import units
-from ectorch.workflow import check_finite
 
 
 def discrete_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -21,28 +20,26 @@ def discrete_state_dict(model: nn.Module) -> dict[str, Tensor]:
         MismatchError: when the state dict of ``model`` leaves a constrained parameter out, or has
             something else in its place.
     """
-    return _plain_state_dict(model, layers.hard)
+    return _plain_state_dict(model, Constrained.hard)
 
 
 def mean_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state dict of the soft network, whose weights are the relaxation's expectations."""
-    return _plain_state_dict(model, layers.mean)
+    return _plain_state_dict(model, Constrained.mean)
 
 
-def _plain_state_dict(
-    model: nn.Module, read: Callable[[nn.Module, str], Tensor]
-) -> dict[str, Tensor]:
-    check_finite(model)
+def _plain_state_dict(model: nn.Module, read: Callable[[Constrained], Tensor]) -> dict[str, Tensor]:
+    check_values(model)
     state = {name: value for name, value in model.state_dict().items() if torch.is_tensor(value)}
     names = _names_by_tensor(model)
     for module_name, module in model.named_modules(remove_duplicate=False):
         prefix = f"{module_name}." if module_name else ""
         tensors = dict([*module._parameters.items(), *module._buffers.items()])
-        for name, constraint in layers.constraints(module).items():
-            for key in names.get(id(tensors[name])) or _key_of_copy(model, prefix, module, name):
-                state[key] = read(module, name)
-            for suffix in constraint.added:
-                own = f"{name}_{suffix}"
+        for handle in constrained_in(module):
+            for key in names.get(id(handle.parameter)) or _key_of_copy(model, prefix, handle):
+                state[key] = read(handle)
+            for suffix in handle.constraint.added:
+                own = f"{handle.name}_{suffix}"
                 for key in names.get(id(tensors.get(own)), [prefix + own]):
                     state.pop(key, None)
         for name, tensor in tensors.items():
@@ -58,21 +55,20 @@ def _names_by_tensor(model: nn.Module) -> dict[int, list[str]]:
     Modules may rename them: by hooks, or by a `_save_to_state_dict` of their own.
     """
     names: dict[int, list[str]] = {}
-    if any(map(layers.constraints, model.modules())):
+    if is_prepared(model):
         for name, value in model.state_dict(keep_vars=True).items():
             if torch.is_tensor(value):
                 names.setdefault(id(value), []).append(name)
     return names
 
 
-def _key_of_copy(model: nn.Module, prefix: str, module: nn.Module, name: str) -> list[str]:
+def _key_of_copy(model: nn.Module, prefix: str, handle: Constrained) -> list[str]:
     """The name of a constrained Parameter of which the state dict has an equal copy.
 
     Raises:
         MismatchError: when it has none, or something else under that name.
     """
-    weight, key = module._parameters[name], prefix + name
-    assert weight is not None
+    weight, key = handle.parameter, prefix + handle.name
     value = model.state_dict().get(key)
     if (
         torch.is_tensor(value)

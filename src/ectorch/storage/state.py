@@ -21,7 +21,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
-from ectorch.constrain import modules as layers
+from ectorch.constrain.modules import constrained_in
 from ectorch.errors import MismatchError, UnsupportedTensorError
 from ectorch.storage.discrete import discrete_state_dict
 
@@ -232,11 +232,11 @@ def _left_out(
     lacking, unknown = own.keys() - state.keys(), state.keys() - own.keys()
     for prefix, module in model.named_modules(remove_duplicate=False):
         start = f"{prefix}." if prefix else ""
-        for name, constraint in layers.constraints(module).items():
-            beside = {f"{start}{name}_{suffix}" for suffix in constraint.added}
+        for handle in constrained_in(module):
+            beside = {f"{start}{handle.name}_{suffix}" for suffix in handle.constraint.added}
             if beside & state.keys():
                 unknown -= beside  # symbols, which freeze the parameter
-            elif start + name in state:
+            elif start + handle.name in state:
                 lacking -= beside
     yield from (f"{name} is missing" for name in sorted(lacking))
     yield from (f"{name} is not in the model" for name in sorted(unknown))
