@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from ectorch.size.coverage import coverage
     from ectorch.size.fit import fit_size
     from ectorch.size.measure import SizeMeter
-    from ectorch.storage.files import load_file, load_model, safe_open, save_file, save_model
+    from ectorch.storage.files import load_file, load_model, save_file, save_model
+    from ectorch.storage.opening import safe_open
     from ectorch.workflow import convert, finalize, param_groups, penalty, prepare, snapshot
 
 __version__ = "0.1.0"
@@ -29,7 +30,8 @@ _ROOMS = {
     "size.coverage": ("coverage",),
     "size.fit": ("fit_size",),
     "size.measure": ("SizeMeter",),
-    "storage.files": ("load_file", "load_model", "safe_open", "save_file", "save_model"),
+    "storage.files": ("load_file", "load_model", "save_file", "save_model"),
+    "storage.opening": ("safe_open",),
     "workflow": ("convert", "finalize", "param_groups", "penalty", "prepare", "snapshot"),
 }
 _WITHDRAWN = {  # names of before: found with a warning that says where they are

@@ -10,7 +10,8 @@ from ectorch.bitstream.file.meter import FileMeter
 from ectorch.bitstream.file.writer import write_file
 from ectorch.errors import ConfigError
 from ectorch.size.measure import SizeMeter
-from ectorch.storage.files import load, raw_tensors, save
+from ectorch.storage.files import load, save
+from ectorch.storage.tensors import raw_tensors
 
 SIZES = [0, 10, 100_000]
 WRONG = [0, -1, 1.5, "2", True, torch.tensor(0.5)]

@@ -12,7 +12,8 @@ from ectorch.bitstream import DTYPES
 from ectorch.bitstream import load_file as load_numpy
 from ectorch.errors import ConfigError, FormatError, MismatchError, UnsupportedTensorError
 from ectorch.size.measure import rate_bits
-from ectorch.storage.files import load, safe_open, save
+from ectorch.storage.files import load, save
+from ectorch.storage.opening import safe_open
 from ectorch.workflow import convert, prepare
 
 TORCH_DTYPES = [getattr(torch, name) for name in DTYPES]

@@ -18,7 +18,7 @@ def compare(
 ) -> None:
     """Show networks side by side: bytes, levels and nonzeros of every tensor, and the totals."""
     from ectorch.report.tables import Stored, compare_table, summary
-    from ectorch.storage.files import to_raw
+    from ectorch.storage.tensors import to_raw
 
     files = []
     for source in sources:

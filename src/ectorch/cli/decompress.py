@@ -18,7 +18,8 @@ def decompress(
 ) -> None:
     """Write the tensors of an .ect file as .safetensors, bit for bit."""
     from ectorch.bitstream import write_atomic
-    from ectorch.storage.files import load_file, safe_open, to_safetensors
+    from ectorch.storage.files import load_file, to_safetensors
+    from ectorch.storage.opening import safe_open
 
     check_ending(target, ".safetensors")
     tensors = load_file(source, max_decoded_bytes=max_decoded_bytes)

@@ -10,7 +10,7 @@ import numpy as np
 import safetensors
 
 from ectorch.errors import FormatError
-from ectorch.storage.files import safe_open
+from ectorch.storage.opening import safe_open
 
 _MOST = 6
 

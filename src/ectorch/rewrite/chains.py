@@ -31,7 +31,7 @@ from ectorch.rewrite.tracing import Path, tensors_of, trace
 # and their dimensions of space
 CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, *CONVOLUTIONS)
-NORMS: dict[type[nn.Module], tuple[int, ...]] = {
+BATCH_NORMS: dict[type[nn.Module], tuple[int, ...]] = {
     nn.BatchNorm1d: (0, 1),
     nn.BatchNorm2d: (2,),
     nn.BatchNorm3d: (3,),
@@ -185,7 +185,7 @@ class _Path:
             step, space = _step(node, space) if module is None else _step_of(module, units, space)
             names.append(_function_name(node) + "()" if module is None else str(node.target))
             steps.append(step)
-            if module is not None and _is_plain(module, NORMS):
+            if module is not None and _is_plain(module, BATCH_NORMS):
                 norms.append(module)
         return None
 
@@ -217,7 +217,7 @@ class _Path:
             if _flattens(node, module):
                 return 2
             keeps = layer is not None or (
-                _is_plain(module, (*_ACTIVATIONS, *_DROPOUTS, *NORMS, *_POOLS, *_AVERAGES))
+                _is_plain(module, (*_ACTIVATIONS, *_DROPOUTS, *BATCH_NORMS, *_POOLS, *_AVERAGES))
                 if module is not None
                 else _function_name(node) in _ACTIVATION_NAMES
             )
@@ -245,7 +245,7 @@ def own_names(module: nn.Module) -> list[str]:
 def _is_whole(module: nn.Module) -> bool:
     """Whether a layer or norm has its own tensors, not computed ones, and none that users added."""
     statistics = ("running_mean", "running_var", "num_batches_tracked")
-    known = {"weight", "bias", *(statistics if kind_of(module) in NORMS else ())}
+    known = {"weight", "bias", *(statistics if kind_of(module) in BATCH_NORMS else ())}
     vectors = module._parameters.keys() >= {"weight", "bias"}
     return vectors and known.issuperset(own_names(module))
 
@@ -260,8 +260,8 @@ def _places(second: nn.Module, units: int, space: _Space) -> int:
 
 def _step_of(module: Any, units: int, space: _Space) -> tuple[Step, _Space]:
     """What a module makes of values that are constant over space, and where units are then."""
-    if _is_plain(module, NORMS):
-        fits = space in NORMS[kind_of(module)] and module.num_features == units
+    if _is_plain(module, BATCH_NORMS):
+        fits = space in BATCH_NORMS[kind_of(module)] and module.num_features == units
         fits = fits and _is_whole(module)
         return partial(_normalize, module), space if fits and module.track_running_stats else _LOST
     if _is_plain(module, _POOLS):

@@ -22,7 +22,7 @@ from ectorch.arguments import check_module
 from ectorch.constrain import patch
 from ectorch.constrain.modules import SYMBOLS, Constrained, handle_of, is_prepared
 from ectorch.errors import ConfigError, UnsupportedLayerError
-from ectorch.rewrite.chains import LAYERS, NORMS, Chain, find_chains, own_names, weight_of
+from ectorch.rewrite.chains import BATCH_NORMS, LAYERS, Chain, find_chains, own_names, weight_of
 
 _FULL_SHAPES = "_ectorch_full_shapes"
 
@@ -154,7 +154,7 @@ def restored(module: nn.Module, name: str, tensor: Tensor) -> Tensor:
 def cut_to_shapes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Cut what is larger than in ``state``, which was saved after units were removed."""
     for prefix, module in model.named_modules():
-        if patch.kind_of(module) not in (*LAYERS, *NORMS):
+        if patch.kind_of(module) not in (*LAYERS, *BATCH_NORMS):
             continue
         for name in own_names(module):
             own, wanted = _raw(module, name), state[f"{prefix}.{name}" if prefix else name]
@@ -343,7 +343,7 @@ def _set_features(module: Any) -> None:
         module.out_features, module.in_features = weight_of(module).shape
     elif patch.kind_of(module) in LAYERS:
         module.out_channels, module.in_channels = weight_of(module).shape[:2]
-    elif patch.kind_of(module) in NORMS and module.running_mean is not None:
+    elif patch.kind_of(module) in BATCH_NORMS and module.running_mean is not None:
         module.num_features = len(module.running_mean)
 
 

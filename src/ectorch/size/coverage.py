@@ -17,8 +17,8 @@ from ectorch.bitstream.file.writer import estimate_parts_bits
 from ectorch.bitstream.tensor import RawTensor
 from ectorch.constrain.config import NORMS
 from ectorch.constrain.modules import constraints, is_prepared
-from ectorch.storage.files import raw_tensors
 from ectorch.storage.state import plain_names
+from ectorch.storage.tensors import raw_tensors
 from ectorch.workflow import emptied, finalize
 
 _MOST_ROWS = 30  # of the printed table

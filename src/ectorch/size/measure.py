@@ -15,7 +15,7 @@ from ectorch.bitstream.codings.context import Layout
 from ectorch.bitstream.file.meter import FileMeter
 from ectorch.bitstream.file.writer import estimate_file_bits
 from ectorch.errors import ConfigError
-from ectorch.storage.files import raw_tensors
+from ectorch.storage.tensors import raw_tensors
 from ectorch.workflow import copied, finalize
 
 
