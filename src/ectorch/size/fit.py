@@ -26,7 +26,7 @@ from ectorch.size.targets import frozen_names, said_of_frozen, size_range
 from ectorch.workflow import freeze_symbols
 
 _LEAST_SHARE = 0.99  # of the target that a file takes
-_FITS = 6
+_ROUNDS = 6
 
 
 @dataclass
@@ -103,15 +103,15 @@ def fit_size(
     states = optimizer.state if optimizer is not None else {}
     importance = {p: s["exp_avg_sq"] for p, s in states.items() if "exp_avg_sq" in s}
     meter = meter or SizeMeter()
-    aim, fits = target_bytes, 0
-    while fits < _FITS or size > target_bytes:
+    aim, rounds = target_bytes, 0
+    while rounds < _ROUNDS or size > target_bytes:
         _fit_measured(model, aim, importance, meter)
         size = written()
         if _LEAST_SHARE * target_bytes <= size <= target_bytes:
             return size
         # what is measured is a little off what is written
         aim += int((1 + _LEAST_SHARE) / 2 * target_bytes) - size
-        fits += 1
+        rounds += 1
     warnings.warn(
         f"the file takes {size:,} bytes, {target_bytes:,} were asked for: too few weights are "
         "left that may move; where the network died (see its error), start from a lower alpha, "
