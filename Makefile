@@ -16,7 +16,7 @@ FUZZER = -runs=$(RUNS) -seed=$(SEED) -timeout=2
 LOGGED = > $(FUZZ)/$@.log 2>&1 || { tail -n 100 $(FUZZ)/$@.log; exit 1; }
 SANITIZED := -O1 -g -D_GLIBCXX_ASSERTIONS -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
-.PHONY: demo reproduce-mnist reproduce-cifar10 quick-cifar10 test compiled lint fuzz fuzz-native fuzz-reader check-native clean
+.PHONY: demo reproduce-mnist reproduce-cifar10 quick-cifar10 test compiled lint dist-check fuzz fuzz-native fuzz-reader check-native clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/ectorch train lenet-300-100 --out runs/demo
@@ -45,6 +45,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# what users install, where they may have nothing: every Python at hand, no torch, no compiler
+dist-check: $(VENV)/.dev
+	$(BIN)/python tests/packaging/check.py
 
 fuzz: fuzz-native fuzz-reader check-native
 

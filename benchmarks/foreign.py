@@ -1,6 +1,6 @@
 """Networks of other libraries, with all defaults: prepare, three steps, finalize, save, load.
 
-    pip install --constraint constraints.txt . transformers pillow
+    pip install --constraint constraints.txt '.[torch]' transformers pillow
     pip install --no-deps timm
     python benchmarks/foreign.py --out benchmarks/results/foreign.json
 

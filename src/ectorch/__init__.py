@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from warnings import warn
 
+from ectorch.extras import missing
+
 if TYPE_CHECKING:
     from ectorch.constrain.config import Config
     from ectorch.errors import EctorchError
@@ -75,7 +77,10 @@ def __getattr__(name: str) -> Any:
     if name in _WITHDRAWN_TO:
         there = f"from ectorch.{room} import {name}"
         warn(f"ectorch.{name} is no public name any more: {there}", DeprecationWarning, 2)
-    return getattr(import_module(f"{__name__}.{room}"), name)
+    try:
+        return getattr(import_module(f"{__name__}.{room}"), name)
+    except ModuleNotFoundError as error:
+        raise missing(f"{__name__}.{name}", error) from None
 
 
 def __dir__() -> list[str]:

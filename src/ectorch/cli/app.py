@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import sys
 import warnings
+from collections.abc import Callable
+from functools import wraps
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +22,7 @@ from ectorch.cli.sweep import sweep
 from ectorch.cli.train import train
 from ectorch.cli.verify import verify
 from ectorch.errors import EctorchError
+from ectorch.extras import missing
 from ectorch.report.text import printable
 
 _WrongUsage: Any = typer.BadParameter.__base__  # of every error in arguments; it has no public name
@@ -48,9 +51,28 @@ def _options(
     pass
 
 
-for command in (train, sweep, report, compress, decompress, inspect, compare, verify):
-    app.command()(command)
-app.command("eval")(evaluate)
+def _add(name: str, command: Callable[..., None], extra: str) -> None:
+    """A command that needs no more than ``extra`` brings, and says so where it lacks."""
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        try:
+            command(**given)
+        except ModuleNotFoundError as error:
+            raise missing(name, error, extra) from None
+
+    app.command(name)(run)
+
+
+_add("train", train, "experiments")
+_add("sweep", sweep, "experiments")
+_add("report", report, "experiments")
+_add("compress", compress, "torch")
+_add("decompress", decompress, "torch")
+_add("inspect", inspect, "cli")
+_add("compare", compare, "torch")
+_add("verify", verify, "cli")
+_add("eval", evaluate, "experiments")
 
 
 def main() -> None:
@@ -81,6 +103,4 @@ def _line(words: str) -> str:
 def _words(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, ImportError):
-        return f"{error}: pip install 'ectorch[experiments]'"
     return str(error) or "not enough memory"

@@ -18,7 +18,6 @@ def compare(
 ) -> None:
     """Show networks side by side: bytes, levels and nonzeros of every tensor, and the totals."""
     from ectorch.report.tables import Stored, compare_table, summary
-    from ectorch.storage.tensors import to_raw
 
     files = []
     for source in sources:
@@ -26,6 +25,8 @@ def compare(
             with Reader(readable(source), max_decoded_bytes) as reader:
                 rows = {e.name: summary(reader.read(e.name), e.size_bytes) for e in reader}
         else:
+            from ectorch.storage.tensors import to_raw  # .ect files are read without torch
+
             tensors, _, found = read_tensors(source)
             if found:
                 say(found)
