@@ -1,13 +1,13 @@
 """Coders side by side on the same integer tensors: bytes, and how fast they are made and read.
 
-    python benchmarks/coder.py [--sets NAME ...] [--sides NAME ...] [--runs 5] [--scaling]
+    python benchmarks/coder [--sets NAME ...] [--sides NAME ...] [--runs 5] [--scaling]
 
 Writes benchmarks/results/coder.json and coder.md. A stream is whole: a tensor comes back from its
 bytes alone, and is compared with what went in. A set of several tensors is coded as a stream each;
 bytes and seconds are sums. The sides take turns, round after round, and the median round counts;
 a side whose rounds are slow has fewer, so that a set takes minutes. What is timed of each side is
-in its adapter in benchmarks/peers, how they are installed in requirements.txt there. --scaling
-codes ever longer tensors with ectorch alone: time a symbol shall not grow.
+in its adapter in benchmarks/coder/peers, how they are installed in requirements.txt there.
+--scaling codes ever longer tensors with ectorch alone: time a symbol shall not grow.
 
 Leave the machine alone meanwhile: the load is written down.
 """
@@ -29,13 +29,13 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from coder_report import REFERENCES, as_markdown, judge, three_digits
-from coder_sets import SymbolSet, scaling_set, symbol_sets
-from peers.side import Side, UnavailableError
 
+from coder.peers.side import Side, UnavailableError
+from coder.report import REFERENCES, as_markdown, judge, three_digits
+from coder.sets import SymbolSet, scaling_set, symbol_sets
 from ectorch.errors import DataError
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 MODULES = ("ectorch", "nncodec", "constriction", "compressai", "zstd", "xz")
 SCALING_COUNTS = tuple(10**power for power in range(4, 9))
 SECONDS_A_SIDE = 10.0  # of a set: no further round of a side that has taken as long
@@ -123,7 +123,7 @@ def load_sides(wanted: list[str] | None) -> tuple[dict[str, Side], dict[str, str
 
 
 def _adapter(name: str) -> ModuleType:
-    return importlib.import_module(f"peers.{name}")
+    return importlib.import_module(f"coder.peers.{name}")
 
 
 def measure(symbols: SymbolSet, sides: dict[str, Side], runs: int) -> Row:

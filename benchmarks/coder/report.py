@@ -117,7 +117,7 @@ def as_markdown(written: Row) -> str:
     lines = [
         "# Coders side by side",
         "",
-        "Written by `benchmarks/coder.py`, which says what is measured; `benchmarks/peers` says "
+        "Written by `benchmarks/coder`, which says what is measured; `benchmarks/coder/peers` says "
         f"what is timed of each side. {place['cpu']}, {place['cores']} cores, load "
         f"{place['load']:.1f} at the start, python {place['python']}, numpy {place['numpy']}. "
         "Bytes are those of whole streams, a stream a tensor; the ratio is to the order-0 entropy "
