@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterable
 
 from rich.text import Text
 
@@ -26,6 +27,13 @@ def cell(text: str) -> Text:
 def as_markdown(text: str) -> str:
     """``text`` in a table of Markdown: no HTML, no links, no formatting."""
     return _MARKDOWN.sub(r"\\\1", html.escape(printable(text), quote=False))
+
+
+def markdown_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table of Markdown; cells stand in it as they are."""
+    heads = list(columns)
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def shortened(text: str, length: int) -> str:
