@@ -15,7 +15,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from curve import points_of, read_table
+from plans import plan, read_table
 
 from ectorch.experiments.baselines import add_baselines, read_baselines
 from ectorch.experiments.result import FLOAT_FILE
@@ -34,7 +34,7 @@ def main() -> None:
     for curve in table["curves"]:
         if curve["name"] not in errors:
             continue
-        recipe, folder = points_of(curve, arguments.runs / arguments.curves.stem)[0].runs[0]
+        recipe, folder = plan(curve, arguments.runs / arguments.curves.stem)[0].runs[0]
         if recipe.constrain.epochs:
             recipe = replace(recipe, constrain=replace(recipe.constrain, epochs=0))
             folder = arguments.runs / f"{arguments.curves.stem}-float" / curve["name"]

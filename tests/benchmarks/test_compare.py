@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from ectorch.report.gather import Point, Run
+
 
 @pytest.fixture
 def compare(monkeypatch):
@@ -13,15 +15,8 @@ def compare(monkeypatch):
 
 
 def point(variant, size, error):
-    return {
-        "variant": variant,
-        "key": "constrain.alpha",
-        "value": 1,
-        "mean_file_bytes": size,
-        "std_file_bytes": 0.0,
-        "mean_decoded_error_percent": error,
-        "std_decoded_error_percent": 0.0,
-    }
+    result = {"seed": 0, "file_bytes": size, "decoded_error_percent": error, "commit": "c" * 40}
+    return Point([Run(variant, "alpha 1", result, Path())])
 
 
 def test_ratios_follow_the_curve_in_log_bytes(compare):

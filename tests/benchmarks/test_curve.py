@@ -149,11 +149,11 @@ def test_quick_runs_are_short_and_apart(walk, tmp_path):
 
 
 def test_a_step_of_a_walk_may_start_from_an_earlier_one(walk, tmp_path):
-    curve = importlib.import_module("curve")
-    (table,) = curve.read_table(tmp_path / "walk.toml")["curves"]
+    plans = importlib.import_module("plans")
+    (table,) = plans.read_table(tmp_path / "walk.toml")["curves"]
     table["walk"].append(table["walk"][1] | {"name": "third", "after": "first"})
     table["walk"].append(table["walk"][1] | {"name": "fourth"})
-    _, second, third, fourth = curve.points_of(table, tmp_path)
+    _, second, third, fourth = plans.plan(table, tmp_path)
     for seed in (0, 1):
         assert third.runs[seed][0].start == second.runs[seed][0].start
         assert fourth.runs[seed][0].start == str(third.runs[seed][1] / "model.ect")
