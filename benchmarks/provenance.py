@@ -67,14 +67,14 @@ def provenance(seeds: Iterable[int] = (), packages: Iterable[str] = ()) -> dict[
 
 def stamp(written: Mapping[str, Any]) -> str:
     """The line below a table of a results file: command and commit."""
-    command = f"`{written['command']}`, " if "command" in written else ""
-    commit = f"commit {written['commit'][:_DIGITS]}"
+    command = f"`{written['command']}`, commit" if "command" in written else "Commit"
+    commit = written["commit"][:_DIGITS]
     changed = " with changes that are not in it" if written.get("dirty") else ""
     found = " (which brought these results)" if written.get("commit_from") else ""
-    return f"{command}{commit}{changed}{found}."
+    return f"{command} {commit}{changed}{found}."
 
 
-def write_results(path: Path, written: Mapping[str, Any]) -> None:
+def write_results(path: Path, written: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(written, indent=2) + "\n")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -209,7 +209,7 @@ def _spread(point: Point, key: str, form: str) -> dict[str, Any]:
     return {"value": point.mean(key), "text": point.text(key, form)}
 
 
-def _markdown_table(columns: Iterable[str], rows: Iterable[_Row]) -> str:
+def _markdown_table(columns: Collection[str], rows: Iterable[_Row]) -> str:
     cells = ([as_markdown(cell["text"]) for cell in row["cells"]] for row in rows)
     return markdown_table(columns, cells)
 

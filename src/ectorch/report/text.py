@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from rich.text import Text
 
@@ -29,11 +29,10 @@ def as_markdown(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", html.escape(printable(text), quote=False))
 
 
-def markdown_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def markdown_table(columns: Collection[str], rows: Iterable[Iterable[str]]) -> str:
     """A table of Markdown; cells stand in it as they are."""
-    heads = list(columns)
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    head, *lines = (f"| {' | '.join(cells)} |" for cells in (columns, *rows))
+    return "\n".join([head, "|" + "---|" * len(columns), *lines])
 
 
 def shortened(text: str, length: int) -> str:
