@@ -24,7 +24,7 @@ from plans import Table, read_table
 from provenance import RESULTS, stamp
 
 from ectorch.experiments.recipe import read_recipe
-from ectorch.report.gather import ERROR, POINTS_FILE, Point
+from ectorch.report.gather import ERROR, POINTS_FILE, Point, front
 from ectorch.report.text import markdown_table
 
 COLLAPSED_PERCENT = 50
@@ -60,17 +60,14 @@ def curves_of(table: Table) -> list[Table]:
         key = variant["key"]
         for value in variant["values"]:
             changes = table["changes"] | variant.get("changes", {}) | {key: value}
-            curve["points"].append({"name": f"{key.split('.')[-1]} {value}", "changes": changes})
+            curve["points"].append({"name": f"{key.split('.')[-1]}-{value}", "changes": changes})
     return list(curves.values())
 
 
 def table_of(points: Sequence[Point], baseline: str | None) -> str:
     """Each point beside the baseline's bytes at its error: log bytes piecewise linear in error."""
-    curve = sorted(
-        (point.mean(ERROR), math.log(point.mean("file_bytes")))
-        for point in points
-        if point.first.curve == baseline
-    )
+    own = [point for point in points if point.first.curve == baseline]
+    curve = [(point.mean(ERROR), math.log(point.mean("file_bytes"))) for point in front(own)][::-1]
     rows = []
     for point in points:
         size = point.text("file_bytes", ",.0f")
@@ -84,7 +81,9 @@ def table_of(points: Sequence[Point], baseline: str | None) -> str:
 
 
 def _line(curve: list[tuple[float, float]], x: float) -> float:
-    """Piecewise linear through ``curve``, sorted by x, and beyond its ends."""
+    """Piecewise linear through ``curve``, sorted by x, and beyond its ends; or its one y."""
+    if len(curve) == 1:
+        return curve[0][1]
     pieces = [*itertools.pairwise(curve)]
     (x0, y0), (x1, y1) = next((piece for piece in pieces if x <= piece[1][0]), pieces[-1])
     return y0 + (y1 - y0) * (x - x0) / (x1 - x0)

@@ -24,10 +24,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, nargs="+", help="JSON files of the checkout")
     for path in parser.parse_args().results:
-        written, versions = json.loads(path.read_text()), list(_versions(path))
+        written, versions = json.loads(path.read_text()), list(history(path))
         for run in _parts(written):
             if "commit" not in run:
-                run |= {"commit": _first(run, versions)} | FROM_HISTORY
+                run |= {"commit": first(run, versions)} | FROM_HISTORY
         if "commit" not in written and isinstance(written, dict):
             written = {"commit": versions[-1][0]} | FROM_HISTORY | written
         write_results(path, written)
@@ -40,7 +40,7 @@ def _parts(written: Any) -> list[dict[str, Any]]:
     return [run for point in written.get("points", ()) for run in point["runs"]]
 
 
-def _versions(path: Path) -> Iterator[tuple[str, Any]]:
+def history(path: Path) -> Iterator[tuple[str, Any]]:
     """Commits that changed a file, oldest first, and what it said then."""
     log = git("log", "--follow", "--reverse", "--format=%x00%H", "--name-status", "--", str(path))
     for entry in log.split("\0")[1:]:
@@ -49,7 +49,7 @@ def _versions(path: Path) -> Iterator[tuple[str, Any]]:
             yield commit, json.loads(git("show", f"{commit}:{changed[-1]}"))
 
 
-def _first(run: dict[str, Any], versions: list[tuple[str, Any]]) -> str:
+def first(run: dict[str, Any], versions: list[tuple[str, Any]]) -> str:
     own = {key: run[key] for key in TOLD_APART if key in run} or run
     return next(
         commit for commit, said in versions for kept in _parts(said) if own.items() <= kept.items()

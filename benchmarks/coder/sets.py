@@ -1,6 +1,7 @@
 """The symbol sets of the coder benchmark: integer tensors with zero as the symbol 0.
 
-Trained networks come from the files in `NETS`; a network is the list of its tensors. The
+Trained networks come from the files in `NETS`; a network is the list of its tensors. What made them
+stands beside: a recipe, or the commit whose script did. The
 sentence embedder MiniLM comes from a PyPI package, is kept in the cache of data sets, and is
 rounded to a symmetric grid of 4 or 8 bits a tensor. The others are drawn, with a seed.
 """

@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,12 @@ def walk(tmp_path, monkeypatch):
     return run
 
 
+def git(*arguments):
+    return subprocess.check_output(
+        ["git", *arguments], cwd=Path(__file__).parent, text=True
+    ).strip()
+
+
 def with_one_seed(path):
     path.write_text(path.read_text().replace("[0, 1]", "[0]"))
 
@@ -79,6 +86,9 @@ def test_a_walk_goes_on_in_another_checkout(walk, tmp_path, capsys):
     assert "4 runs, 4 to do" in capsys.readouterr().out
     assert [point["name"] for point in points] == ["first", "second"]
     first, second = (point["runs"] for point in points)
+    commit = git("rev-parse", "HEAD")
+    assert {run["commit"] for run in [*first, *second]} == {commit}
+    assert (tmp_path / "out/results.md").read_text().count(commit[:10]) == 3
     assert [run["seed"] for run in first] == [0, 1]
     for before, after in zip(first, second, strict=True):
         assert after["file_bytes"] < before["file_bytes"]
