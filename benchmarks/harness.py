@@ -62,7 +62,13 @@ def run_curves(
         for curve in table["curves"]
         if curve["name"] in only
     ]
-    before = _results(out)
+    kept = out / POINTS_FILE
+    points = json.loads(kept.read_text())["points"] if kept.exists() else []
+    before = {
+        f"{point['curve']}-{point['name']}-seed-{run['seed']}": run
+        for point in points
+        for run in point["runs"]
+    }
     for run in (run for curve in curves for point in curve for run in point.runs):
         if logs:
             _take_back(run, out)
@@ -74,7 +80,7 @@ def run_curves(
             raise SystemExit(f"no run below {folder} has ended")
     train_all([walk for curve in curves for walk in walks(curve)], jobs)
     out.mkdir(parents=True, exist_ok=True)
-    points = [p for p in _points(out) if p["curve"] not in {curve[0].curve for curve in curves}]
+    points = [p for p in points if p["curve"] not in {curve[0].curve for curve in curves}]
     points += [point for curve in curves for point in _collect(curve, out, logs, before)]
     order = [curve["name"] for curve in table["curves"]]
     points = [point for point in points if point["curve"] in order]
@@ -82,7 +88,7 @@ def run_curves(
     last = json.loads((curves[-1][-1].runs[-1][1] / RESULT_FILE).read_text())
     made |= {key: last[key] for key in ("versions", "machine")}  # those of the trainings
     made["seeds"] = sorted({run["seed"] for point in points for run in point["runs"]})
-    write_results(out / POINTS_FILE, made | {"points": points})
+    write_results(kept, made | {"points": points})
     return gather(out)
 
 
@@ -108,7 +114,8 @@ def _collect(curve: Sequence[Plan], out: Path, logs: bool, before: dict[str, Tab
     for point in curve:
         results = []
         for recipe, folder in point.runs:
-            result = train(recipe, folder)  # has ended: reads it, and checks the recipe
+            train(recipe, folder)  # has ended: checks the recipe
+            result = dict(gather(folder)[0].first.result)
             for own, kept in _kept(folder, out).items():
                 if logs or own.name == MODEL_FILE:
                     shutil.copy(own, kept)
@@ -122,12 +129,13 @@ def _collect(curve: Sequence[Plan], out: Path, logs: bool, before: dict[str, Tab
 
 
 def _summary(point: Plan, results: list[Table]) -> Table:
-    own = Point([Kept(point.curve, point.name, result, Path()) for result in results])
+    own, recipe = Point([Kept("", "", result, Path()) for result in results]), point.runs[0][0]
+    asked = recipe.constrain.alpha if recipe.constrain.epochs else 0.0
     return {
         "curve": point.curve,
         "name": point.name,
         **{key: results[0][key] for key in ("network", "data", "float_bytes")},
-        "alpha": point.alpha,
+        "alpha": own.mean("alpha") if point.size else asked,  # or found on the way, the last
         "target_bytes": point.size,
         "runs": [{key: r[key] for key in KEPT if key in r} for r in results],
         "mean": {key: own.mean(key) for key in AVERAGED},
@@ -143,20 +151,6 @@ def _origin(folder: Path, result: Table, before: Table) -> Table:
     elif any(before.get(key) != result[key] for key in ("predictions_sha256", "seconds")):
         return {}
     return {key: before[key] for key in ORIGIN if key in before}
-
-
-def _points(out: Path) -> list[Table]:
-    path = out / POINTS_FILE
-    return json.loads(path.read_text())["points"] if path.exists() else []
-
-
-def _results(out: Path) -> dict[str, Table]:
-    """What ``out`` has of each run, by the name of its folder."""
-    return {
-        f"{point['curve']}-{point['name']}-seed-{run['seed']}": run
-        for point in _points(out)
-        for run in point["runs"]
-    }
 
 
 def _take_back(run: Run, out: Path) -> None:

@@ -7,8 +7,6 @@ the step before, or of the earlier one that it names (`after`).
 
 from __future__ import annotations
 
-import json
-import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from trainings import Run
 
 from ectorch.experiments.networks import NETWORKS
 from ectorch.experiments.recipe import read_recipe
-from ectorch.experiments.result import LOG_FILE, MODEL_FILE, RESULT_FILE
+from ectorch.experiments.result import MODEL_FILE, RESULT_FILE
 from ectorch.experiments.target import target_bytes
 
 if sys.version_info >= (3, 11):
@@ -38,16 +36,6 @@ class Plan:
     name: str
     runs: list[Run]
     in_walk: bool = False
-
-    @property
-    def alpha(self) -> float:
-        """The one that was asked for, or found for a size: then the mean of the last steps'."""
-        recipe = self.runs[0][0]
-        if not recipe.constrain.epochs:
-            return 0.0
-        return (
-            statistics.mean(map(_found_alpha, self.runs)) if self.size else recipe.constrain.alpha
-        )
 
     @property
     def size(self) -> int | None:
@@ -95,11 +83,6 @@ def plan(curve: Table, folder: Path, quick: Table | None = None) -> list[Plan]:
             runs.append((read_recipe(path, changes), folder / name))
         points.append(Plan(curve["name"], step["name"], runs, bool(walk)))
     return points
-
-
-def _found_alpha(run: Run) -> float:
-    records = map(json.loads, (run[1] / LOG_FILE).read_text().splitlines())
-    return [float(record["alpha"]) for record in records if record.get("alpha")][-1]
 
 
 def _shortened(path: Path, changes: Table, quick: Table) -> Table:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ectorch as ec
+from ectorch.report.text import markdown_table
 
 TRAINED, BATCH, ALPHA, SEEDS = 1400, 64, 0.1, (0, 1, 2)
 FLOAT_EPOCHS, EPOCHS, FLOAT_LR = 30, 20, 1e-3
@@ -108,20 +109,15 @@ def summary(network: str, reach: float) -> dict[str, Any]:
 
 
 def table_of(written: dict[str, Any]) -> str:
-    lines = [
-        "| network | reach | float | just prepared (worst seed) "
-        f"| after {LOOKED_AT} epochs | as a snapshot | finalized | file bytes |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    columns = ("network", "reach", "float", "just prepared (worst seed)")
+    columns += (f"after {LOOKED_AT} epochs", "as a snapshot", "finalized", "file bytes")
+    rows = []
     for row in written["rows"]:
         mean, worst = row["mean"], min(each["prepared"] for each in row["runs"])
-        lines.append(
-            f"| {row['network']} | {row['reach']:g} | {mean['float']:.3f} "
-            f"| {mean['prepared']:.3f} ({worst:.3f}) | {mean['on_the_way']:.3f} "
-            f"| {mean['snapshot']:.3f} | {mean['finalized']:.3f} "
-            f"| {mean['file_bytes']:,.0f} |"
-        )
-    return "\n".join([*lines, "", stamp(written)])
+        shown = [f"{mean[key]:.3f}" for key in KEYS[:-1]]
+        shown[1] += f" ({worst:.3f})"
+        rows.append([row["network"], f"{row['reach']:g}", *shown, f"{mean['file_bytes']:,.0f}"])
+    return f"{markdown_table(columns, rows)}\n\n{stamp(written)}"
 
 
 def main() -> None:
