@@ -14,10 +14,12 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from curve import points_of, read_table
+from plans import plan, read_table
+from provenance import provenance, write_results
 
-from ectorch.experiments.baselines import add_baselines, read_baselines
+from ectorch.experiments.baselines import BASELINES_FILE, add_baselines, read_baselines
 from ectorch.experiments.result import FLOAT_FILE
 from ectorch.experiments.training import train
 
@@ -28,13 +30,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     arguments = parser.parse_args()
-    table = read_table(arguments.curves)
+    made, table = provenance(), read_table(arguments.curves)
     kept = json.loads((arguments.out / "results.json").read_text())["points"]
     errors = {p["curve"]: p["runs"][0]["float_error_percent"] for p in reversed(kept)}
     for curve in table["curves"]:
         if curve["name"] not in errors:
             continue
-        recipe, folder = points_of(curve, arguments.runs / arguments.curves.stem)[0].runs[0]
+        recipe, folder = plan(curve, arguments.runs / arguments.curves.stem)[0].runs[0]
         if recipe.constrain.epochs:
             recipe = replace(recipe, constrain=replace(recipe.constrain, epochs=0))
             folder = arguments.runs / f"{arguments.curves.stem}-float" / curve["name"]
@@ -47,12 +49,20 @@ def main() -> None:
         task = recipe.network, recipe.data, result["evaluated_on"]
         if not read_baselines(arguments.out, task):
             add_baselines(arguments.out, task, recipe.as_dict(), folder / FLOAT_FILE)
+            _name_commit(arguments.out / BASELINES_FILE, made)
         for row in read_baselines(arguments.out, task):
             print(
                 f"{recipe.network} / {recipe.data}, {row['name']}: {row['file_bytes']:,} bytes, "
                 f"{row['error_percent']:.2f} %",
                 flush=True,
             )
+
+
+def _name_commit(path: Path, made: dict[str, Any]) -> None:
+    """In the rows that were added last."""
+    rows = json.loads(path.read_text())
+    origin = {key: made[key] for key in ("commit", "dirty")}
+    write_results(path, [origin | row for row in rows])  # what a row says itself stays
 
 
 if __name__ == "__main__":

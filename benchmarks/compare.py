@@ -2,10 +2,11 @@
 
     python benchmarks/compare.py benchmarks/variants/relaxations.toml [--only NAME ...]
 
-Writes benchmarks/results/<name>.json and .png, and .md where the variants name a baseline: the
-bytes of each over those of the baseline's curve at equal held-out error. The test set is not
-touched: training images are held out, and the decoded networks are evaluated on them. A run that
-has ended in runs/ is not repeated.
+Each variant is a curve of `harness`, its points are the values of one key. Writes into --out
+(benchmarks/results/<name of the table>) results.json, curve.png and results.md; where the variants
+name a baseline, with the bytes of each over those of the baseline's curve at equal held-out error.
+The test set is not touched: training images are held out, and the decoded networks are evaluated on
+them. A run that has ended in runs/ is not repeated.
 """
 
 from __future__ import annotations
@@ -14,143 +15,90 @@ import argparse
 import itertools
 import json
 import math
-import platform
-import statistics
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
-import torch
-from trainings import Run, train_all
+from harness import draw_curve, run_curves
+from plans import Table, read_table
+from provenance import RESULTS, stamp
 
 from ectorch.experiments.recipe import read_recipe
-from ectorch.experiments.training import train
+from ectorch.report.gather import ERROR, POINTS_FILE, Point, front
+from ectorch.report.text import markdown_table
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-RESULTS = Path(__file__).parent / "results"
 COLLAPSED_PERCENT = 50
-KEPT = ("seed", "evaluated_on", "file_bytes", "decoded_error_percent", "float_error_percent")
+COLUMNS = ("variant", "", "file bytes", "held-out error", "commit")
+AT_EQUAL_ERROR = ("bytes of the baseline there", "ratio")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("variants", type=Path)
-    parser.add_argument("--only", nargs="*", help="names of variants; writes no results")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", nargs="*", help="names of variants to train")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
     arguments = parser.parse_args()
-    table = tomllib.loads(arguments.variants.read_text())
-    name = arguments.variants.stem
-    points = []
+    table, name = read_table(arguments.variants), arguments.variants.stem
+    out = arguments.out or RESULTS / name
+    curves = {"curves": curves_of(table)}
+    points = run_curves(curves, Path("runs") / name, out, arguments.jobs, arguments.only)
+    written = json.loads((out / POINTS_FILE).read_text())
+    shown = table_of(points, table.get("baseline"))
+    (out / "results.md").write_text(f"{shown}\n\n{stamp(written)}\n")
+    draw(points, out / "curve.png")
+
+
+def curves_of(table: Table) -> list[Table]:
+    """A curve a variant: points of one name have their values one after the other."""
+    recipe = read_recipe(table["recipe"], table["changes"])
+    assert recipe.holdout, "choices are made on held-out images"
+    curves: dict[str, Table] = {}
     for variant in table["variants"]:
-        if arguments.only and variant["name"] not in arguments.only:
-            continue
+        shared = {"name": variant["name"], "recipe": table["recipe"], "seeds": table["seeds"]}
+        curve = curves.setdefault(variant["name"], shared | {"points": []})
         key = variant["key"]
         for value in variant["values"]:
             changes = table["changes"] | variant.get("changes", {}) | {key: value}
-            point = {"variant": variant["name"], "key": key, "value": value, "changes": changes}
-            points.append(point | {"runs": [_run(table, name, point, s) for s in table["seeds"]]})
-    train_all([[run] for point in points for run in point["runs"]], arguments.jobs)
-    for point in points:
-        results = [train(*run) for run in point["runs"]]  # they have ended: reads them
-        point["runs"] = [{key: result[key] for key in KEPT} for result in results]
-        point |= _summary(point["runs"])
-    if arguments.only:
-        return
-    machine = {
-        "processor": platform.machine(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    RESULTS.mkdir(exist_ok=True)
-    written = {"recipe": table["recipe"], "points": points} | machine
-    (RESULTS / f"{name}.json").write_text(json.dumps(written, indent=2) + "\n")
-    _draw(points, RESULTS / f"{name}.png")
-    if "baseline" in table:
-        (RESULTS / f"{name}.md").write_text(table_of(points, table["baseline"]) + "\n")
+            curve["points"].append({"name": f"{key.split('.')[-1]}-{value}", "changes": changes})
+    return list(curves.values())
 
 
-def _run(table: dict[str, Any], name: str, point: dict[str, Any], seed: int) -> Run:
-    recipe = read_recipe(Path(table["recipe"]), point["changes"] | {"seed": seed})
-    assert recipe.holdout, "choices are made on held-out images"
-    return recipe, Path("runs") / name / f"{point['variant']}-{point['value']}-{seed}"
-
-
-def table_of(points: list[dict[str, Any]], baseline: str) -> str:
+def table_of(points: Sequence[Point], baseline: str | None) -> str:
     """Each point beside the baseline's bytes at its error: log bytes piecewise linear in error."""
-    curve = sorted(
-        (point["mean_decoded_error_percent"], math.log(point["mean_file_bytes"]))
-        for point in points
-        if point["variant"] == baseline
-    )
-    lines = [
-        "| variant | | file bytes | held-out error | bytes of the baseline there | ratio |",
-        "|---|---|---|---|---|---|",
-    ]
+    own = [point for point in points if point.first.curve == baseline]
+    curve = [(point.mean(ERROR), math.log(point.mean("file_bytes"))) for point in front(own)][::-1]
+    rows = []
     for point in points:
-        error, size = point["mean_decoded_error_percent"], point["mean_file_bytes"]
-        equal = math.exp(_line(curve, error))
-        lines.append(
-            f"| {point['variant']} | {point['key'].split('.')[-1]} {point['value']} | "
-            f"{size:,.0f} ± {point['std_file_bytes']:,.0f} | "
-            f"{error:.2f} ± {point['std_decoded_error_percent']:.2f} % | {equal:,.0f} | "
-            f"{size / equal:.2f} |"
-        )
-    return "\n".join(lines)
+        size = point.text("file_bytes", ",.0f")
+        row = [point.first.curve, point.first.point, size, f"{point.text(ERROR, '.2f')} %"]
+        row.append(", ".join(point.commits))
+        if curve:
+            equal = math.exp(_line(curve, point.mean(ERROR)))
+            row += [f"{equal:,.0f}", f"{point.mean('file_bytes') / equal:.2f}"]
+        rows.append(row)
+    return markdown_table([*COLUMNS, *(AT_EQUAL_ERROR if curve else ())], rows)
 
 
 def _line(curve: list[tuple[float, float]], x: float) -> float:
-    """Piecewise linear through ``curve``, sorted by x, and beyond its ends."""
+    """Piecewise linear through ``curve``, sorted by x, and beyond its ends; or its one y."""
+    if len(curve) == 1:
+        return curve[0][1]
     pieces = [*itertools.pairwise(curve)]
     (x0, y0), (x1, y1) = next((piece for piece in pieces if x <= piece[1][0]), pieces[-1])
     return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
 
 
-def _summary(runs: list[dict[str, Any]]) -> dict[str, float]:
-    summary = {}
-    for key in ("file_bytes", "decoded_error_percent"):
-        values = [run[key] for run in runs]
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        summary |= {f"mean_{key}": statistics.mean(values), f"std_{key}": spread}
-    return summary
-
-
-def _draw(points: list[dict[str, Any]], path: Path) -> None:
+def draw(points: Sequence[Point], path: Path) -> None:
     figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    title = "lines: means over seeds, dots: seeds"
-    collapsed = [p for p in points if p["mean_decoded_error_percent"] > COLLAPSED_PERCENT]
+    title = "means and standard deviations over seeds"
+    collapsed = [point for point in points if point.mean(ERROR) > COLLAPSED_PERCENT]
     if collapsed:
-        names = ", ".join(f"{p['variant']} {p['value']}" for p in collapsed)
-        title += f"; collapsed and not drawn: {names}"
-    points = [point for point in points if point not in collapsed]
-    for (variant, group), color in zip(
-        itertools.groupby(points, key=lambda point: point["variant"]),
-        plt.rcParams["axes.prop_cycle"].by_key()["color"],
-        strict=False,
-    ):
-        rows = list(group)
-        axis.plot(
-            [row["mean_file_bytes"] for row in rows],
-            [row["mean_decoded_error_percent"] for row in rows],
-            "o-",
-            color=color,
-            label=variant,
-        )
-        runs = [run for row in rows for run in row["runs"]]
-        axis.plot(
-            [run["file_bytes"] for run in runs],
-            [run["decoded_error_percent"] for run in runs],
-            ".",
-            color=color,
-            alpha=0.4,
-        )
-    axis.set_xscale("log")
+        title += f"; collapsed and not drawn: {', '.join(point.name for point in collapsed)}"
+    left = [point for point in points if point not in collapsed]
+    for name, group in itertools.groupby(left, key=lambda point: point.first.curve):
+        draw_curve(axis, group, name)
     axis.set_xlabel("bytes of the file")
-    axis.set_ylabel("error on held-out images, % (decoded)")
     axis.set_title(title, fontsize=9)
     axis.legend(fontsize=8)
     figure.savefig(path, dpi=120)

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import platform
 from pathlib import Path
 
 import torch
+from provenance import provenance, write_results
 from torch.nn import functional as F
 
 import ectorch as ec
@@ -36,6 +35,7 @@ def main() -> None:
     parser.add_argument("--alpha", type=float, default=0.3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    made = provenance(seeds=[0])
     torch.manual_seed(0)
     train = data.load(arguments.data).train
     model = ec.prepare(NETWORKS[arguments.network]())
@@ -56,7 +56,7 @@ def main() -> None:
             rows.append(measure(model, meter, step + 1))
             print(rows[-1], flush=True)
     worst = max(rows, key=lambda row: abs(row["relative_gap"]))
-    written = {
+    written = made | {
         "network": arguments.network,
         "data": arguments.data,
         "worst": worst,
@@ -65,10 +65,8 @@ def main() -> None:
             for row in rows
         ),
         "rows": rows,
-        "versions": {"ectorch": ec.__version__, "torch": torch.__version__},
-        "machine": platform.machine(),
     }
-    arguments.out.write_text(json.dumps(written, indent=2) + "\n")
+    write_results(arguments.out, written)
     print(f"largest relative gap {worst['relative_gap']:+.3%} at step {worst['step']}")
 
 

@@ -18,11 +18,8 @@ import copy
 import gc
 import importlib.abc
 import importlib.machinery
-import importlib.metadata
 import importlib.util
 import json
-import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from provenance import provenance, write_results
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -166,24 +164,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=[*NETWORKS])
     arguments = parser.parse_args()
-    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
+    made = provenance(seeds=[0], packages=("transformers", "timm"))
     rows = {}
     for name in arguments.only:
         rows[name] = measure(NETWORKS[name])
         print(name, json.dumps(rows[name]), flush=True)
         gc.collect()
-    versions = {}
-    for package in ("torch", "transformers", "timm"):
-        versions[package] = importlib.metadata.version(package)
-    written = {
-        "commit": commit,
-        "command": f"python benchmarks/foreign.py --out {arguments.out}",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "versions": {"ectorch": ec.__version__, **versions},
-        "seed": 0,
-        "networks": rows,
-    }
-    arguments.out.write_text(json.dumps(written, indent=2) + "\n")
+    write_results(arguments.out, made | {"networks": rows})
     if not all(row["loaded_equal"] for row in rows.values()):
         sys.exit("a loaded network differs from the saved one")
 

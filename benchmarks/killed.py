@@ -12,19 +12,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import torch
-
-import ectorch as ec
-
-RESULTS = Path(__file__).parent / "results"
+from provenance import RESULTS, provenance, write_results
 
 
 def main() -> None:
@@ -33,6 +27,7 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
+    made = provenance()
     with tempfile.TemporaryDirectory() as temporary:
         undisturbed, killed = Path(temporary, "undisturbed"), Path(temporary, "killed")
         started = time.monotonic()
@@ -41,16 +36,14 @@ def main() -> None:
         print(f"undisturbed: {seconds:.0f} s", flush=True)
         kills = run_killed(arguments.command, killed, [seconds * at for at in arguments.kills])
         expected, files = digests(undisturbed), digests(killed)
-    written = {
-        "command": ["ectorch", *arguments.command],
+    written = made | {
+        "killed_command": ["ectorch", *arguments.command],
         "undisturbed_seconds": seconds,
         "kills": kills,
         "files": expected,
         "same": files == expected,
-        "versions": {"ectorch": ec.__version__, "torch": torch.__version__},
-        "machine": platform.machine(),
     }
-    (RESULTS / f"killed-{arguments.name}.json").write_text(json.dumps(written, indent=2) + "\n")
+    write_results(RESULTS / f"killed-{arguments.name}.json", written)
     if not kills:
         sys.exit("the command ended before it was killed")
     if not expected or files != expected:

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
 import sys
 from pathlib import Path
 
-import torch
+from provenance import provenance, write_results
 
 import ectorch as ec
 from ectorch.experiments.data import load
@@ -31,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
+    made = provenance()
     differing, same, images = [], [], {}
     for folder in FOLDERS:
         for point in json.loads((folder / "results.json").read_text())["points"]:
@@ -49,15 +47,7 @@ def main() -> None:
                 )
                 (same if as_before else differing).append(str(path))
                 print(path, f"{seen.error_percent:.2f} %", "same" if as_before else "DIFFERS")
-    written = {
-        "commit": commit,
-        "command": f"python benchmarks/reevaluate.py --out {arguments.out}",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "versions": {"ectorch": ec.__version__, "torch": torch.__version__},
-        "same": same,
-        "differing": differing,
-    }
-    arguments.out.write_text(json.dumps(written, indent=2) + "\n")
+    write_results(arguments.out, made | {"same": same, "differing": differing})
     print(f"{len(same)} of {len(same) + len(differing)} files as before")
     sys.exit(bool(differing))
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import platform
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -21,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from provenance import provenance, write_results
 from torch import Tensor, nn
 
 import ectorch as ec
@@ -80,7 +79,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=2000)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
+    made = provenance()
     changes = change_all(range(arguments.networks))
     rows = {
         name: {
@@ -89,16 +88,8 @@ def main() -> None:
         }
         for name in REWRITES
     }
-    written = {
-        "commit": commit,
-        "command": f"python benchmarks/rewrites.py --networks {arguments.networks}",
-        "seeds": [0, arguments.networks - 1],
-        "tolerance": TOLERANCE,
-        "machine": platform.machine(),
-        "versions": {"ectorch": ec.__version__, "torch": torch.__version__},
-        "rewrites": rows,
-    }
-    arguments.out.write_text(json.dumps(written, indent=2) + "\n")
+    made["seeds"] = f"0 to {arguments.networks - 1}"
+    write_results(arguments.out, made | {"tolerance": TOLERANCE, "rewrites": rows})
     print(json.dumps(rows, indent=2))
     sys.exit(any(row["changed_seeds"] for row in rows.values()))
 

@@ -9,29 +9,26 @@ three seeds. Nothing is chosen by what the test images say. The table of the pag
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import re
 import statistics
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from provenance import provenance, stamp, write_block, write_results
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ectorch as ec
+from ectorch.report.text import markdown_table
 
 TRAINED, BATCH, ALPHA, SEEDS = 1400, 64, 0.1, (0, 1, 2)
 FLOAT_EPOCHS, EPOCHS, FLOAT_LR = 30, 20, 1e-3
 LR_OF_REACH = {1.33: 4e-3, 16.0: 1e-3}
 LOOKED_AT = 5  # epochs after prepare
 KEYS = ("float", "prepared", "on_the_way", "snapshot", "finalized", "file_bytes")
-BEGIN, END = "<!-- results of starting -->", "<!-- end of results -->"
 
 
 def dense() -> nn.Module:
@@ -112,20 +109,15 @@ def summary(network: str, reach: float) -> dict[str, Any]:
 
 
 def table_of(written: dict[str, Any]) -> str:
-    lines = [
-        "| network | reach | float | just prepared (worst seed) "
-        f"| after {LOOKED_AT} epochs | as a snapshot | finalized | file bytes |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    columns = ("network", "reach", "float", "just prepared (worst seed)")
+    columns += (f"after {LOOKED_AT} epochs", "as a snapshot", "finalized", "file bytes")
+    rows = []
     for row in written["rows"]:
         mean, worst = row["mean"], min(each["prepared"] for each in row["runs"])
-        lines.append(
-            f"| {row['network']} | {row['reach']:g} | {mean['float']:.3f} "
-            f"| {mean['prepared']:.3f} ({worst:.3f}) | {mean['on_the_way']:.3f} "
-            f"| {mean['snapshot']:.3f} | {mean['finalized']:.3f} "
-            f"| {mean['file_bytes']:,.0f} |"
-        )
-    return "\n".join([*lines, "", f"`{written['command']}`, commit {written['commit'][:10]}."])
+        shown = [f"{mean[key]:.3f}" for key in KEYS[:-1]]
+        shown[1] += f" ({worst:.3f})"
+        rows.append([row["network"], f"{row['reach']:g}", *shown, f"{mean['file_bytes']:,.0f}"])
+    return f"{markdown_table(columns, rows)}\n\n{stamp(written)}"
 
 
 def main() -> None:
@@ -133,23 +125,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--page", type=Path)
     arguments = parser.parse_args()
-    written = {
-        "commit": subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip(),
-        "command": "python benchmarks/starting.py",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "versions": {"ectorch": ec.__version__, "torch": torch.__version__},
-        "seeds": SEEDS,
-        "rows": [summary(network, reach) for network in NETWORKS for reach in LR_OF_REACH],
-    }
-    arguments.out.write_text(json.dumps(written, indent=2) + "\n")
+    made = provenance(SEEDS)
+    rows = [summary(network, reach) for network in NETWORKS for reach in LR_OF_REACH]
+    written = made | {"rows": rows}
+    write_results(arguments.out, written)
     if arguments.page:
-        write_table(written, arguments.page)
-
-
-def write_table(written: dict[str, Any], page: Path) -> None:
-    table = f"{BEGIN}\n{table_of(written)}\n{END}"
-    old = re.compile(f"{BEGIN}.*?{END}", re.DOTALL)
-    page.write_text(old.sub(lambda _: table, page.read_text()))
+        write_block(arguments.page, "starting", table_of(written))
 
 
 if __name__ == "__main__":

@@ -15,24 +15,24 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from provenance import RESULTS, provenance, stamp, write_results
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 import ectorch as ec
 from ectorch.experiments.networks import NETWORKS
+from ectorch.report.text import markdown_table
 
-RESULTS = Path(__file__).parent / "results"
 REFRESH = 4
 WARM_UP = 8
 PARTS = ("forward", "penalty", "backward", "optimizer")
@@ -184,42 +184,39 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    made = provenance(seeds=[0])
     rows = [
         row
         for name in arguments.networks
         for batch in arguments.batches
         for row in measure(name, batch, arguments.samples, arguments.configs, arguments.precision)
     ]
-    machine = {
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": arguments.threads,
-        "precision": arguments.precision,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{arguments.name}.json").write_text(
-        json.dumps({"rows": rows} | machine, indent=2) + "\n"
-    )
-    lines = [
-        "# The cost of a constrained step",
-        "",
-        "Written by `benchmarks/step.py`. Time is that of a plain step of the same network; the "
-        "parts say what each adds to it (0.5: half a plain step), memory is what the peak of a "
-        f"step gains, in floats a weight. {arguments.threads} threads, {arguments.precision}, "
-        f"torch {torch.__version__}; categorical has 9 levels, the others 33.",
-        "",
-        "| network | batch | relaxation, forward | time | " + " | ".join(PARTS) + " | memory |",
-        "|---|---|---|---|" + "---|" * (len(PARTS) + 1),
+    written = made | {"precision": arguments.precision, "rows": rows}
+    write_results(RESULTS / f"{arguments.name}.json", written)
+    (RESULTS / f"{arguments.name}.md").write_text(as_markdown(written))
+
+
+def as_markdown(written: dict[str, Any]) -> str:
+    columns = ("network", "batch", "relaxation, forward", "time", *PARTS, "memory")
+    rows = [
+        [
+            *(row["network"], str(row["batch"]), row["config"], f"{row['time_ratio']:.2f}"),
+            *(f"{row['added_by_part'][part]:+.2f}" for part in PARTS),
+            f"{row['added_peak_floats_a_weight']:+.2f}",
+        ]
+        for row in written["rows"]
     ]
-    for row in rows:
-        parts = " | ".join(f"{row['added_by_part'][part]:+.2f}" for part in PARTS)
-        lines.append(
-            f"| {row['network']} | {row['batch']} | {row['config']} | {row['time_ratio']:.2f} | "
-            f"{parts} | {row['added_peak_floats_a_weight']:+.2f} |"
-        )
-    (RESULTS / f"{arguments.name}.md").write_text("\n".join(lines) + "\n")
+    return f"""# The cost of a constrained step
+
+Time is that of a plain step of the same network; the parts say what each adds to it (0.5: half a \
+plain step), memory is what the peak of a step gains, in floats a weight. \
+{written["machine"]["threads"]} threads, {written["precision"]}, \
+torch {written["versions"]["torch"]}; categorical has 9 levels, the others 33.
+
+{markdown_table(columns, rows)}
+
+{stamp(written)}
+"""
 
 
 if __name__ == "__main__":

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
+from functools import partial
 from pathlib import Path
 
-from ectorch.experiments.recipe import Recipe
-from ectorch.experiments.training import Progress, train
+from provenance import provenance, write_results
+from rich.console import Console
 
+from ectorch.experiments.recipe import Recipe
+from ectorch.experiments.training import train
+from ectorch.report.progress import progress_bar
+
+PROVENANCE_FILE = "provenance.json"  # in a run's folder: of the code that began it
 Run = tuple[Recipe, Path]
 """A recipe, and the folder of its run."""
 
@@ -30,8 +36,11 @@ def train_all(walks: list[list[Run]], jobs: int) -> None:
 
 def _train_walk(walk: list[Run]) -> None:
     for recipe, folder in walk:
-        show = _show_epochs if len(walk) > 1 else _show_nothing
-        result = train(recipe, folder, show, _is_orphan)
+        if not folder.exists():
+            write_results(folder / PROVENANCE_FILE, provenance([recipe.seed]))
+        with progress_bar(Console(force_terminal=False)) as show:
+            told = partial(show, point=folder.name) if len(walk) > 1 else lambda progress: None
+            result = train(recipe, folder, told, _is_orphan)
         print(
             f"{folder.name}: {result['file_bytes']:,} bytes, "
             f"{result['decoded_error_percent']:.2f} % ({result['evaluated_on']}), "
@@ -44,17 +53,3 @@ def _is_orphan() -> bool:
     """Whether the process that asked for the training is gone: it may be run anew by another."""
     parent = multiprocessing.parent_process()
     return parent is not None and not parent.is_alive()
-
-
-def _show_nothing(progress: Progress) -> None:
-    pass
-
-
-def _show_epochs(progress: Progress) -> None:
-    if progress.ends_epoch:
-        rate = f", {progress.size_bytes:,.0f} bytes" if progress.size_bytes else ""
-        print(
-            f"  {progress.stage} {progress.epoch}/{progress.epochs}: loss {progress.loss:.4f}, "
-            f"error {progress.error_percent:.2f} %{rate}",
-            flush=True,
-        )

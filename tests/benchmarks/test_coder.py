@@ -25,7 +25,7 @@ def _benchmarks_on_the_path(monkeypatch):
 @pytest.mark.parametrize("tensor", TENSORS)
 def test_a_stream_is_whole(module, tensor):
     symbols = TENSORS[tensor]
-    for side in importlib.import_module(f"peers.{module}").load().values():
+    for side in importlib.import_module(f"coder.peers.{module}").load().values():
         stream = side.encode(side.prepare(symbols), 1)
         decoded = side.restore(side.decode(stream, 1))
         assert decoded.shape == symbols.shape
@@ -33,7 +33,7 @@ def test_a_stream_is_whole(module, tensor):
 
 
 def test_a_network_is_the_grid_indices_of_its_file():
-    network = importlib.import_module("coder_sets").symbol_sets()["lenet-300-100"]()
+    network = importlib.import_module("coder.sets").symbol_sets()["lenet-300-100"]()
     assert (300, 784) in [tensor.shape for tensor in network.tensors]
     assert network.trained
     assert network.sparse
@@ -41,10 +41,10 @@ def test_a_network_is_the_grid_indices_of_its_file():
 
 
 def test_a_side_that_gives_other_integers_back_fails_with_its_reason():
-    coder, sets = importlib.import_module("coder"), importlib.import_module("coder_sets")
-    side = importlib.import_module("peers.side").Side
+    coder, sets = importlib.import_module("coder.measure"), importlib.import_module("coder.sets")
+    side = importlib.import_module("coder.peers.side").Side
     liar = side(np.copy, lambda a, _: a.tobytes(), lambda b, _: b, lambda _: np.zeros(1), "0")
     row = coder.measure(sets.SymbolSet("ones", (np.ones(9, np.int8),)), {"small": liar}, 1)
     assert row["sides"] == {"small": {"failed": "ValueError: other integers came back"}}
-    verdicts = importlib.import_module("coder_report").judge([row])
+    verdicts = importlib.import_module("coder.report").judge([row])
     assert {v["met"] for target in verdicts for v in target["sets"]} == {False, None}

@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,12 @@ def walk(tmp_path, monkeypatch):
     return run
 
 
+def git(*arguments):
+    return subprocess.check_output(
+        ["git", *arguments], cwd=Path(__file__).parent, text=True
+    ).strip()
+
+
 def with_one_seed(path):
     path.write_text(path.read_text().replace("[0, 1]", "[0]"))
 
@@ -79,6 +86,9 @@ def test_a_walk_goes_on_in_another_checkout(walk, tmp_path, capsys):
     assert "4 runs, 4 to do" in capsys.readouterr().out
     assert [point["name"] for point in points] == ["first", "second"]
     first, second = (point["runs"] for point in points)
+    commit = git("rev-parse", "HEAD")
+    assert {run["commit"] for run in [*first, *second]} == {commit}
+    assert (tmp_path / "out/results.md").read_text().count(commit[:10]) == 3
     assert [run["seed"] for run in first] == [0, 1]
     for before, after in zip(first, second, strict=True):
         assert after["file_bytes"] < before["file_bytes"]
@@ -149,11 +159,11 @@ def test_quick_runs_are_short_and_apart(walk, tmp_path):
 
 
 def test_a_step_of_a_walk_may_start_from_an_earlier_one(walk, tmp_path):
-    curve = importlib.import_module("curve")
-    (table,) = curve.read_table(tmp_path / "walk.toml")["curves"]
+    plans = importlib.import_module("plans")
+    (table,) = plans.read_table(tmp_path / "walk.toml")["curves"]
     table["walk"].append(table["walk"][1] | {"name": "third", "after": "first"})
     table["walk"].append(table["walk"][1] | {"name": "fourth"})
-    _, second, third, fourth = curve.points_of(table, tmp_path)
+    _, second, third, fourth = plans.plan(table, tmp_path)
     for seed in (0, 1):
         assert third.runs[seed][0].start == second.runs[seed][0].start
         assert fourth.runs[seed][0].start == str(third.runs[seed][1] / "model.ect")

@@ -47,6 +47,7 @@ class Measured(Record):
     float_error_percent: _Percent
     decoded_error_percent: _Percent
     seconds: _Positive
+    commit: str = ""
 
 
 class Reported(Measured):
@@ -79,6 +80,7 @@ class _Point(Record):
     data: str
     float_bytes: _Bytes
     alpha: _Positive
+    target_bytes: _Bytes | None = None
     runs: list[Measured]
 
 

@@ -67,6 +67,17 @@ class Point:
         values = [float(run.result[key]) for run in self.runs]
         return statistics.stdev(values) if len(values) > 1 else None
 
+    def text(self, key: str, form: str) -> str:
+        """The mean as ``form`` has numbers, and the spread of several runs: ``"3,008 ± 39"``."""
+        spread = self.spread(key)
+        return f"{self.mean(key):{form}}" + ("" if spread is None else f" ± {spread:{form}}")
+
+    @property
+    def commits(self) -> list[str]:
+        """Of the code that made the runs, in ten digits, as far as it was recorded."""
+        told = (run.result.get("commit", "") for run in self.runs)
+        return list(dict.fromkeys(commit[:10] for commit in told if commit))
+
 
 def gather(folder: Path) -> list[Point]:
     """The points of a run's folder, of a folder of runs, or of one with a ``results.json``.
@@ -114,17 +125,16 @@ def _run(root: Path, folder: Path, point: str) -> Run:
 
 
 def _kept_runs(folder: Path) -> list[Run]:
-    """As `benchmarks/curve.py` keeps them."""
+    """As `benchmarks/harness.py` keeps them."""
     table = read_record(inside(folder, folder / POINTS_FILE), Table)
-    shared = {key: table[key] for key in ("versions", "machine") if key in table}
     runs = []
     for point in table["points"]:
-        ours = {key: point[key] for key in ("network", "data", "float_bytes", "alpha")} | shared
-        for result in point["runs"]:
+        shared = {key: table[key] for key in ("versions", "machine") if key in table} | point
+        for result in shared.pop("runs"):
             name = f"{point['curve']}-{point['name']}-seed-{result['seed']}"
             path = inside(folder, folder / f"{name}.ect")
             records = _records(inside(folder, folder / f"{name}.jsonl"))
-            runs.append(Run(point["curve"], point["name"], ours | result, path, records))
+            runs.append(Run(point["curve"], point["name"], shared | result, path, records))
     return runs
 
 

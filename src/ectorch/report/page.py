@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +18,7 @@ from ectorch.report import figures
 from ectorch.report.gather import ERROR, Point, front, tasks_of
 from ectorch.report.matrices import float_tensors, largest_matrices
 from ectorch.report.tables import Summary, summary
-from ectorch.report.text import as_markdown, printable
+from ectorch.report.text import as_markdown, markdown_table, printable
 
 _Row = dict[str, Any]
 COLUMNS = ("point", "alpha", "runs", "bytes", "ratio", "error, %", "float, %", "minutes")
@@ -206,20 +206,16 @@ def _cell(value: Any, form: str = "") -> dict[str, Any]:
 
 
 def _spread(point: Point, key: str, form: str) -> dict[str, Any]:
-    cell, spread = _cell(point.mean(key), form), point.spread(key)
-    if spread is not None:
-        cell["text"] += f" ± {spread:{form}}"
-    return cell
+    return {"value": point.mean(key), "text": point.text(key, form)}
 
 
-def _markdown_table(columns: Iterable[str], rows: Iterable[_Row]) -> str:
-    lines = [list(columns), ["---" for _ in columns]]
-    lines += [[as_markdown(cell["text"]) for cell in row["cells"]] for row in rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def _markdown_table(columns: Collection[str], rows: Iterable[_Row]) -> str:
+    cells = ([as_markdown(cell["text"]) for cell in row["cells"]] for row in rows)
+    return markdown_table(columns, cells)
 
 
 def _environment(points: Sequence[Point]) -> str:
-    """Versions and machines of the runs, each once."""
+    """Versions, machines and commits of the runs, each once."""
     said = dict[str, None]()
     for run in (run for point in points for run in point.runs):
         versions = run.result.get("versions", {})
@@ -228,4 +224,7 @@ def _environment(points: Sequence[Point]) -> str:
         if machine:
             words.append(f"{machine['processor']}, {machine['threads']} threads")
         said[", ".join(words)] = None
+    commits = dict.fromkeys(commit for point in points for commit in point.commits)
+    if commits:
+        said[f"commit {', '.join(commits)}"] = None
     return printable("; ".join(filter(None, said)) or "not recorded")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Collection, Iterable
 
 from rich.text import Text
 
@@ -26,6 +27,12 @@ def cell(text: str) -> Text:
 def as_markdown(text: str) -> str:
     """``text`` in a table of Markdown: no HTML, no links, no formatting."""
     return _MARKDOWN.sub(r"\\\1", html.escape(printable(text), quote=False))
+
+
+def markdown_table(columns: Collection[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table of Markdown; cells stand in it as they are."""
+    head, *lines = (f"| {' | '.join(cells)} |" for cells in (columns, *rows))
+    return "\n".join([head, "|" + "---|" * len(columns), *lines])
 
 
 def shortened(text: str, length: int) -> str:

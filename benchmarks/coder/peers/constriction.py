@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from coder.peers.side import Side, pack_shape, unpack_shape, versions
+from coder.peers.table import indices, pack_table, unpack_table
 from ectorch.bitstream.wire import Cursor
-from peers.side import Side, pack_shape, unpack_shape, versions
-from peers.table import indices, pack_table, unpack_table
 
 NAMES = ("constriction range", "constriction ans")
 INSTALL = "pip install constriction==0.5.0"

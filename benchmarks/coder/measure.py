@@ -1,13 +1,13 @@
 """Coders side by side on the same integer tensors: bytes, and how fast they are made and read.
 
-    python benchmarks/coder.py [--sets NAME ...] [--sides NAME ...] [--runs 5] [--scaling]
+    python benchmarks/coder [--sets NAME ...] [--sides NAME ...] [--runs 5] [--scaling]
 
 Writes benchmarks/results/coder.json and coder.md. A stream is whole: a tensor comes back from its
 bytes alone, and is compared with what went in. A set of several tensors is coded as a stream each;
 bytes and seconds are sums. The sides take turns, round after round, and the median round counts;
 a side whose rounds are slow has fewer, so that a set takes minutes. What is timed of each side is
-in its adapter in benchmarks/peers, how they are installed in requirements.txt there. --scaling
-codes ever longer tensors with ectorch alone: time a symbol shall not grow.
+in its adapter in benchmarks/coder/peers, how they are installed in requirements.txt there.
+--scaling codes ever longer tensors with ectorch alone: time a symbol shall not grow.
 
 Leave the machine alone meanwhile: the load is written down.
 """
@@ -16,9 +16,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
-import os
-import platform
 import statistics
 import subprocess
 import time
@@ -29,13 +26,13 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from coder_report import REFERENCES, as_markdown, judge, three_digits
-from coder_sets import SymbolSet, scaling_set, symbol_sets
-from peers.side import Side, UnavailableError
+from provenance import RESULTS, provenance, write_results
 
+from coder.peers.side import Side, UnavailableError
+from coder.report import REFERENCES, as_markdown, judge, three_digits
+from coder.sets import SymbolSet, scaling_set, symbol_sets
 from ectorch.errors import DataError
 
-RESULTS = Path(__file__).parent / "results"
 MODULES = ("ectorch", "nncodec", "constriction", "compressai", "zstd", "xz")
 SCALING_COUNTS = tuple(10**power for power in range(4, 9))
 SECONDS_A_SIDE = 10.0  # of a set: no further round of a side that has taken as long
@@ -123,7 +120,7 @@ def load_sides(wanted: list[str] | None) -> tuple[dict[str, Side], dict[str, str
 
 
 def _adapter(name: str) -> ModuleType:
-    return importlib.import_module(f"peers.{name}")
+    return importlib.import_module(f"coder.peers.{name}")
 
 
 def measure(symbols: SymbolSet, sides: dict[str, Side], runs: int) -> Row:
@@ -201,28 +198,10 @@ def make_sets(wanted: list[str] | None) -> Iterable[SymbolSet]:
             print(f"{name}: cannot be had: {error}", flush=True)
 
 
-def machine() -> Row:
-    """Where it ran; `load` is the mean number of running processes before the run."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = lines[0].partition(":")[2].strip() if lines else model
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "load": os.getloadavg()[0],
-    }
-
-
 def write(written: Row, out: Path) -> None:
     """After each set: a coder that takes the process down takes no results with it."""
     written["targets"] = judge(written["sets"])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(written, indent=1) + "\n")
+    write_results(out, written)
     out.with_suffix(".md").write_text(as_markdown(written))
 
 
@@ -235,9 +214,9 @@ def main() -> None:
     parser.add_argument("--scaling", action="store_true", help="time a symbol of ectorch alone")
     parser.add_argument("--out", type=Path, default=RESULTS / "coder.json")
     arguments = parser.parse_args()
-    written: Row = {"machine": machine(), "runs": arguments.runs}
+    written: Row = provenance() | {"runs": arguments.runs}
     sides, written["missing"] = load_sides(arguments.sides)
-    written["versions"] = {name: side.version for name, side in sides.items()}
+    written["sides"] = {name: side.version for name, side in sides.items()}
     written["sets"] = []
     for symbols in make_sets(arguments.sets):
         written["sets"].append(measure(symbols, sides, arguments.runs))

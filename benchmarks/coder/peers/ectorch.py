@@ -13,8 +13,8 @@ import inspect
 import numpy as np
 
 import ectorch
+from coder.peers.side import Side, UnavailableError, narrow
 from ectorch.bitstream import RawTensor, Reader, encode_file
-from peers.side import Side, UnavailableError, narrow
 
 NAMES = ("small", "balanced", "fast")
 INSTALL = "pip install ."

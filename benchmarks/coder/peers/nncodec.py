@@ -33,11 +33,11 @@ from unittest.mock import MagicMock
 
 import numpy as np
 
+from coder.peers.side import Side, pack, pack_shape, unpack, unpack_shape, versions
 from ectorch.bitstream.wire import Cursor
-from peers.side import Side, pack, pack_shape, unpack, unpack_shape, versions
 
 NAMES = ("nncodec", "deepcabac")
-INSTALL = "pip install --no-deps nncodec==2.1.3, then what benchmarks/peers/nncodec.py says"
+INSTALL = "pip install --no-deps nncodec==2.1.3, then what benchmarks/coder/peers/nncodec.py says"
 _TENSOR = "w"
 _STUBS = ("torchvision", "torchvision.datasets", "torchvision.models", "torchvision.transforms")
 _TRIED_SYMBOLS = 1 << 19

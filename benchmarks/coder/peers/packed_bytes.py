@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from coder.peers.side import Side, narrow, pack, pack_shape, unpack, unpack_shape
 from ectorch.bitstream.wire import Cursor
-from peers.side import Side, narrow, pack, pack_shape, unpack, unpack_shape
 
 _Decoded = tuple[tuple[int, ...], int, bytes]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from coder.peers.side import pack, unpack
 from ectorch.bitstream.wire import Cursor, varint
-from peers.side import pack, unpack
 
 
 def indices(symbols: np.ndarray) -> tuple[int, np.ndarray]:

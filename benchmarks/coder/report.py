@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from provenance import stamp
+
 REFERENCES = ("nncodec", "deepcabac")
 Row = dict[str, Any]
 
@@ -113,20 +115,22 @@ def judge(rows: list[Row]) -> list[Row]:
 
 
 def as_markdown(written: Row) -> str:
-    place = written["machine"]
+    place, versions = written["machine"], written["versions"]
     lines = [
         "# Coders side by side",
         "",
-        "Written by `benchmarks/coder.py`, which says what is measured; `benchmarks/peers` says "
-        f"what is timed of each side. {place['cpu']}, {place['cores']} cores, load "
-        f"{place['load']:.1f} at the start, python {place['python']}, numpy {place['numpy']}. "
+        "`benchmarks/coder/measure.py` says what is measured, `benchmarks/coder/peers` what is "
+        f"timed of each side. {place['cpu']}, {place['cores']} cores, load {place['load']:.1f} at "
+        f"the start, python {versions['python']}, numpy {versions['numpy']}. "
         "Bytes are those of whole streams, a stream a tensor; the ratio is to the order-0 entropy "
         "of the tensors. Msym/s are medians; ectorch's presets also on two threads.",
         "",
-        *(f"- {name}: {version}" for name, version in written["versions"].items()),
+        *(f"- {name}: {version}" for name, version in written["sides"].items()),
         *(f"- {name}: {reason}" for name, reason in written["missing"].items()),
         "",
         *_rows_table(written["sets"]),
+        "",
+        stamp(written),
     ]
     if written["targets"] and written["sets"]:
         lines += ["", "## Targets", "", *_targets_table(written["targets"])]

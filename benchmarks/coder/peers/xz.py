@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import platform
 
-from peers.packed_bytes import byte_side
-from peers.side import Side
+from coder.peers.packed_bytes import byte_side
+from coder.peers.side import Side
 
 NAMES = ("xz -9e",)
 INSTALL = "a python that is built with lzma"

@@ -16,9 +16,9 @@ from types import ModuleType
 
 import numpy as np
 
+from coder.peers.side import Side, pack_shape, unpack_shape, versions
+from coder.peers.table import indices, pack_table, unpack_table
 from ectorch.bitstream.wire import Cursor
-from peers.side import Side, pack_shape, unpack_shape, versions
-from peers.table import indices, pack_table, unpack_table
 
 NAMES = ("compressai rans",)
 INSTALL = "pip install --no-deps compressai==1.2.8"

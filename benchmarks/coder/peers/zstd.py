@@ -6,8 +6,8 @@ width, and one frame. On one thread: its jobs are larger than these tensors.
 
 from __future__ import annotations
 
-from peers.packed_bytes import byte_side
-from peers.side import Side
+from coder.peers.packed_bytes import byte_side
+from coder.peers.side import Side
 
 NAMES = ("zstd -19",)
 INSTALL = "pip install zstandard==0.25.0"
