@@ -8,9 +8,9 @@ below runs/<name of the table>/, resume when interrupted, and are not repeated w
 Each file is evaluated once, after its training, by `ectorch train` itself: on the test set, where
 choices were made on held-out images before, or on those, where a table holds them out. Writes into
 --out: an .ect file a run, results.json, results.md and curve.png; with --logs also each run's
-result and log, from which another checkout goes on. With --readme, the table of the first curves'
-data set between its two marks in that file is written anew. --quick: the reduced variant that the
-table describes.
+result and log, from which another checkout goes on. With --page, the table between its two marks
+in that file is written anew; with --readme too, that of the first curves' data set alone. --quick:
+the reduced variant that the table describes.
 """
 
 from __future__ import annotations
@@ -59,6 +59,14 @@ BEGIN, END = "<!-- results of {} -->", "<!-- end of results -->"
 LABELS = {"B": "bytes of a file", "H": "codebook and indices", "N": "nonzeros only"}
 
 
+def put(table: str, page: Path, begin: str) -> None:
+    """In place of what stands after the mark ``begin``, up to the next `END`."""
+    before, mark, rest = page.read_text().partition(begin)
+    if not mark:
+        raise SystemExit(f"{page}: it has no line {begin}")
+    page.write_text(f"{before}{begin}\n{table}\n{END}{rest.partition(END)[2]}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("curves", type=Path)
@@ -66,6 +74,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
     parser.add_argument("--readme", type=Path)
+    parser.add_argument("--page", type=Path)
     parser.add_argument("--redraw", action="store_true", help="train nothing: from results.json")
     parser.add_argument("--ended", action="store_true", help="train nothing: what has ended")
     parser.add_argument("--only", nargs="*", help="names of curves to train")
@@ -104,12 +113,10 @@ def main() -> None:
     results = json.loads(path.read_text())["points"]
     (arguments.out / "results.md").write_text(table_of(results) + "\n")
     draw(results, table["published"], arguments.out / "curve.png")
-    if arguments.readme:
-        begin = BEGIN.format(arguments.curves.stem)
-        before, _, rest = arguments.readme.read_text().partition(begin)
-        after = rest.partition(END)[2]
-        short = table_of([point for point in results if point["data"] == results[0]["data"]])
-        arguments.readme.write_text(f"{before}{begin}\n{short}\n{END}{after}")
+    short = [point for point in results if point["data"] == results[0]["data"]]
+    for page, shown in ((arguments.readme, short), (arguments.page, results)):
+        if page:
+            put(table_of(shown), page, BEGIN.format(arguments.curves.stem))
 
 
 @dataclass(frozen=True)
