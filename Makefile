@@ -16,7 +16,7 @@ FUZZER = -runs=$(RUNS) -seed=$(SEED) -timeout=2
 LOGGED = > $(FUZZ)/$@.log 2>&1 || { tail -n 100 $(FUZZ)/$@.log; exit 1; }
 SANITIZED := -O1 -g -D_GLIBCXX_ASSERTIONS -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
-.PHONY: demo reproduce-mnist reproduce-cifar10 quick-cifar10 test compiled lint fuzz fuzz-native fuzz-reader check-native clean
+.PHONY: demo reproduce-mnist reproduce-cifar10 quick-cifar10 test compiled lint docs fuzz fuzz-native fuzz-reader check-native clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/ectorch train lenet-300-100 --out runs/demo
@@ -45,6 +45,14 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# a site that needs no server: open site/index.html
+docs: $(VENV)/.dev docs/assets/floors.svg
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "docs: site/index.html"
+
+docs/assets/floors.svg: $(VENV)/.dev pyproject.toml mkdocs_hooks/floors.py
+	$(BIN)/python mkdocs_hooks/floors.py
 
 fuzz: fuzz-native fuzz-reader check-native
 
@@ -105,4 +113,4 @@ $(VENV)/.fuzz: $(VENV)/.dev
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs dist $(FUZZ)
+	rm -rf $(VENV) runs dist site $(FUZZ)

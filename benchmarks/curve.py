@@ -28,6 +28,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from pages import write_block
 from trainings import Run, train_all
 
 from ectorch.experiments.networks import NETWORKS
@@ -55,16 +56,7 @@ KEPT = (
     "seconds",
 )
 AVERAGED = ("file_bytes", "float_error_percent", "decoded_error_percent", "seconds")
-BEGIN, END = "<!-- results of {} -->", "<!-- end of results -->"
 LABELS = {"B": "bytes of a file", "H": "codebook and indices", "N": "nonzeros only"}
-
-
-def put(table: str, page: Path, begin: str) -> None:
-    """In place of what stands after the mark ``begin``, up to the next `END`."""
-    before, mark, rest = page.read_text().partition(begin)
-    if not mark:
-        raise SystemExit(f"{page}: it has no line {begin}")
-    page.write_text(f"{before}{begin}\n{table}\n{END}{rest.partition(END)[2]}")
 
 
 def main() -> None:
@@ -116,7 +108,7 @@ def main() -> None:
     short = [point for point in results if point["data"] == results[0]["data"]]
     for page, shown in ((arguments.readme, short), (arguments.page, results)):
         if page:
-            put(table_of(shown), page, BEGIN.format(arguments.curves.stem))
+            write_block(page, arguments.curves.stem, table_of(shown))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typer.utils import get_params_from_function
 
 from ectorch.cli import app
 
+_KINDS = {"Path": "path", "str": "text", "int": "whole number", "float": "number", "bool": "flag"}
 MARK = "<!-- every command -->"
 
 
@@ -21,7 +22,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def reference() -> str:
-    """Markdown: a heading and a table a command."""
+    """Markdown: a heading, the usage and a list a command."""
     return "\n\n".join(_section(name, function) for name, function in commands().items())
 
 
@@ -52,12 +53,9 @@ def _section(name: str, function: Callable[..., Any]) -> str:
         + ["[OPTIONS]"] * any(option for _, option, *_ in rows)
     )
     lines = [f"## ectorch {name}", "", f"```\n{usage}\n```", "", inspect.getdoc(function) or "", ""]
-    lines += ['<div class="options" markdown>', "", "| | takes | default | |", "|---|---|---|---|"]
-    lines += [
-        f"| `{said}` | {kind} | {given} | {words} |"
-        for said, _, kind, given, words in rows
-    ]
-    return "\n".join([*lines, "", "</div>"])
+    for said, _, kind, given, words in rows:
+        lines.append(f"- **`{said}`** ({kind}{given and f', {given}'}): {words}")
+    return "\n".join(lines)
 
 
 def _default(value: Any) -> str:
@@ -65,7 +63,7 @@ def _default(value: Any) -> str:
         return "required"
     if value is None or value is False:
         return ""
-    return f"`{value:,}`" if isinstance(value, int) else f"`{value}`"
+    return f"default `{value}`"
 
 
 def _kind(kind: Any) -> str:
@@ -73,5 +71,11 @@ def _kind(kind: Any) -> str:
         return _kind(next(k for k in typing.get_args(kind) if k is not type(None)))
     if typing.get_origin(kind) is list:
         return f"{_kind(typing.get_args(kind)[0])}, one or more"
-    words = {"Path": "path", "str": "text", "int": "whole number", "float": "number", "bool": "flag"}
+    words = {
+        "Path": "path",
+        "str": "text",
+        "int": "whole number",
+        "float": "number",
+        "bool": "flag",
+    }
     return words[kind.__name__]

@@ -1,7 +1,7 @@
 """Docstrings as Markdown: doctests are blocks of code; a name in single backticks is a link.
 
 As in Sphinx, `name` stands for an object of ectorch and ``code`` for code. A link is made where the
-reference has the object; of others the last part of the name remains.
+reference has the object, the public one first; other names stay code.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ def _linked(match: re.Match[str]) -> str:
     for shown in _shown():
         if name in (shown, shown.rpartition(".")[2]) or f"ectorch.{name}" == shown:
             return f"[`{name.removeprefix('ectorch.')}`][{shown}]"
-    return f"`{name.removeprefix('ectorch.')}`"
+    return match[0]
 
 
 @cache
 def _shown() -> list[str]:
     """What pages of the reference show: their lines `::: name`."""
     pages = sorted(REFERENCE.glob("*.md"))
-    return [name for page in pages for name in re.findall(r"^::: (\S+)", page.read_text(), re.M)]
+    names = [name for page in pages for name in re.findall(r"^::: (\S+)", page.read_text(), re.M)]
+    return sorted(names, key=lambda name: name.count("."))

@@ -15,24 +15,26 @@ SECTIONS = {"Guide": "guide", "How to": "how-to"}
 
 def on_config(config: Any) -> Any:
     docs = Path(config.docs_dir)
-    named = set(_pages(config.nav))
-    pages = {title: _in_order(docs / folder) for title, folder in SECTIONS.items()}
-    pages["Guide"] += [page for page in sorted(docs.glob("*.md")) if page.name not in named]
-    sections = [
-        {title: [str(p.relative_to(docs)) for p in pages[title]]} if title in pages else {title: of}
-        for item in config.nav
-        for title, of in (item.items() if isinstance(item, dict) else [(None, item)])
-    ]
-    config.nav = [
-        section.get(None) or section for section in sections if list(section.values()) != [[]]
-    ]
+    elsewhere = set(_pages(config.nav))
+    filled = []
+    for part in config.nav:
+        title = next(iter(part)) if isinstance(part, dict) else None
+        if title in SECTIONS:
+            pages = _in_order(docs / SECTIONS[title])
+            if title == "Guide":
+                pages += [page for page in sorted(docs.glob("*.md")) if page.name not in elsewhere]
+            part = {title: [page.relative_to(docs).as_posix() for page in pages]}
+        if part != {title: []}:
+            filled.append(part)
+    config.nav = filled
     return config
 
 
 def _pages(nav: Any) -> list[str]:
     if isinstance(nav, str):
         return [nav]
-    return [page for part in (nav.values() if isinstance(nav, dict) else nav) for page in _pages(part)]
+    parts = nav.values() if isinstance(nav, dict) else nav
+    return [page for part in parts for page in _pages(part)]
 
 
 def _in_order(folder: Path) -> list[Path]:

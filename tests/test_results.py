@@ -38,6 +38,7 @@ def test_the_tables_are_those_of_the_results(benchmarks):
     table_of = benchmarks("curve").table_of
     for folder, points in POINTS.items():
         assert table_of(points) in (folder / "results.md").read_text()
+        assert table_of(points) in (ROOT / f"docs/results/{folder.name}.md").read_text()
     for first in (MNIST, POINTS[FOLDERS[1]]):
         assert table_of(first) in (ROOT / "README.md").read_text()
 
