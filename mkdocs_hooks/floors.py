@@ -81,7 +81,7 @@ def _box(
         shapes += [
             f'<rect class="floor" x="{x + 10:.0f}" y="{top}" width="{width - 20:.0f}" '
             f'height="{LINE - 2}"/>',
-            f'<text x="{x + 18:.0f}" y="{top + 14}">{escape("   ".join(rooms))}</text>',
+            f'<text x="{x + 18:.0f}" y="{top + 14}">{escape(", ".join(rooms))}</text>',
         ]
     return shapes
 

@@ -1,6 +1,7 @@
 """The pages say what is so: code of every equation, keys of recipes, names, commands, rooms."""
 
 import importlib
+import itertools
 import pkgutil
 import re
 import sys
@@ -134,6 +135,17 @@ def test_links_of_a_page_lead_to_files(page):
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     for link in re.findall(r"\]\(([^)\s#:]+)(?:#[^)\s]*)?\)", text):
         assert (page.parent / link).exists(), f"{page.relative_to(ROOT)}: {link}"
+
+
+@pytest.mark.parametrize("page", pages_of_the_repository(), ids=lambda page: page.name)
+def test_lists_and_tables_stand_apart(page):
+    """From the paragraph before them: the site would take them as a part of it."""
+    text = re.sub(r"^( *)```.*?^\1```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    lines = ["", *text.splitlines()]
+    for before, line in itertools.pairwise(lines):
+        for starts in (r"\|", r"([-*]|\d+\.) "):
+            if re.match(starts, line) and before.strip() and not before.startswith("<!--"):
+                assert re.match(rf"{starts}|  ", before), line
 
 
 def test_a_broken_link_of_the_site_is_found(hooks, tmp_path):
