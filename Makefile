@@ -23,11 +23,11 @@ demo: $(VENV)/.experiments
 
 # every run resumes, and none that has ended is repeated; hours: results/mnist/results.md has minutes a run
 reproduce-mnist: $(VENV)/.experiments
-	$(BIN)/python benchmarks/curve.py benchmarks/curves/mnist.toml --out results/mnist --readme README.md --page docs/results/mnist.md
+	$(BIN)/python benchmarks/curve.py benchmarks/curves/mnist.toml --out results/mnist --page docs/results/mnist.md
 
 # the same, and goes on from the runs whose logs are kept there: hours an architecture
 reproduce-cifar10: $(VENV)/.experiments
-	$(BIN)/python benchmarks/curve.py benchmarks/curves/cifar10.toml --out results/cifar10 --logs --jobs 1 --readme README.md --page docs/results/cifar10.md
+	$(BIN)/python benchmarks/curve.py benchmarks/curves/cifar10.toml --out results/cifar10 --logs --jobs 1 --page docs/results/cifar10.md
 
 quick-cifar10: $(VENV)/.experiments
 	$(BIN)/python benchmarks/curve.py benchmarks/curves/cifar10.toml --out runs/quick-cifar10 --quick --jobs 1
@@ -48,7 +48,7 @@ lint: $(VENV)/.dev
 
 # a site that needs no server: open site/index.html
 docs: $(VENV)/.dev docs/assets/floors.svg
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "docs: site/index.html"
 
 docs/assets/floors.svg: $(VENV)/.dev pyproject.toml mkdocs_hooks/floors.py

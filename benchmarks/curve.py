@@ -9,8 +9,7 @@ Each file is evaluated once, after its training, by `ectorch train` itself: on t
 choices were made on held-out images before, or on those, where a table holds them out. Writes into
 --out: an .ect file a run, results.json, results.md and curve.png; with --logs also each run's
 result and log, from which another checkout goes on. With --page, the table between its two marks
-in that file is written anew; with --readme too, that of the first curves' data set alone. --quick:
-the reduced variant that the table describes.
+in that file is written anew. --quick: the reduced variant that the table describes.
 """
 
 from __future__ import annotations
@@ -65,7 +64,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
-    parser.add_argument("--readme", type=Path)
     parser.add_argument("--page", type=Path)
     parser.add_argument("--redraw", action="store_true", help="train nothing: from results.json")
     parser.add_argument("--ended", action="store_true", help="train nothing: what has ended")
@@ -105,10 +103,8 @@ def main() -> None:
     results = json.loads(path.read_text())["points"]
     (arguments.out / "results.md").write_text(table_of(results) + "\n")
     draw(results, table["published"], arguments.out / "curve.png")
-    short = [point for point in results if point["data"] == results[0]["data"]]
-    for page, shown in ((arguments.readme, short), (arguments.page, results)):
-        if page:
-            write_block(page, arguments.curves.stem, table_of(shown))
+    if arguments.page:
+        write_block(arguments.page, arguments.curves.stem, table_of(results))
 
 
 @dataclass(frozen=True)
