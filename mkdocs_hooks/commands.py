@@ -49,7 +49,12 @@ def parameters(command: Callable[..., Any]) -> Iterator[tuple[str, bool, str, st
 def _section(name: str, function: Callable[..., Any]) -> str:
     rows = [*parameters(function)]
     usage = " ".join(
-        ["ectorch", name, *(said for said, option, *_ in rows if not option)]
+        ["ectorch", name]
+        + [
+            said if needed == "required" else f"[{said}]"
+            for said, option, _, needed, _ in rows
+            if not option
+        ]
         + ["[OPTIONS]"] * any(option for _, option, *_ in rows)
     )
     lines = [f"## ectorch {name}", "", f"```\n{usage}\n```", "", inspect.getdoc(function) or "", ""]
