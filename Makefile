@@ -16,18 +16,18 @@ FUZZER = -runs=$(RUNS) -seed=$(SEED) -timeout=2
 LOGGED = > $(FUZZ)/$@.log 2>&1 || { tail -n 100 $(FUZZ)/$@.log; exit 1; }
 SANITIZED := -O1 -g -D_GLIBCXX_ASSERTIONS -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
-.PHONY: demo reproduce-mnist reproduce-cifar10 quick-cifar10 test compiled lint dist-check fuzz fuzz-native fuzz-reader check-native clean
+.PHONY: demo reproduce-mnist reproduce-cifar10 quick-cifar10 test compiled lint docs dist-check fuzz fuzz-native fuzz-reader check-native clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/ectorch train lenet-300-100 --out runs/demo
 
 # every run resumes, and none that has ended is repeated; hours: results/mnist/results.md has minutes a run
 reproduce-mnist: $(VENV)/.experiments
-	$(BIN)/python benchmarks/curve.py benchmarks/curves/mnist.toml --out results/mnist --readme README.md
+	$(BIN)/python benchmarks/curve.py benchmarks/curves/mnist.toml --out results/mnist --page docs/results/mnist.md
 
 # the same, and goes on from the runs whose logs are kept there: hours an architecture
 reproduce-cifar10: $(VENV)/.experiments
-	$(BIN)/python benchmarks/curve.py benchmarks/curves/cifar10.toml --out results/cifar10 --logs --jobs 1 --readme README.md
+	$(BIN)/python benchmarks/curve.py benchmarks/curves/cifar10.toml --out results/cifar10 --logs --jobs 1 --page docs/results/cifar10.md
 
 quick-cifar10: $(VENV)/.experiments
 	$(BIN)/python benchmarks/curve.py benchmarks/curves/cifar10.toml --out runs/quick-cifar10 --quick --jobs 1
@@ -45,6 +45,14 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# a site that needs no server: open site/index.html
+docs: $(VENV)/.dev docs/assets/floors.svg
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "docs: site/index.html"
+
+docs/assets/floors.svg: $(VENV)/.dev pyproject.toml mkdocs_hooks/floors.py
+	$(BIN)/python mkdocs_hooks/floors.py
 
 # what users install, where they may have nothing: every Python at hand, no torch, no compiler
 dist-check: $(VENV)/.dev
@@ -109,4 +117,4 @@ $(VENV)/.fuzz: $(VENV)/.dev
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs dist $(FUZZ)
+	rm -rf $(VENV) runs dist site $(FUZZ)

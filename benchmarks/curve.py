@@ -8,8 +8,8 @@ below runs/<name of the table>/, resume when interrupted, and are not repeated w
 Each file is evaluated once, after its training, by `ectorch train` itself: on the test set, where
 choices were made on held-out images before, or on those, where a table holds them out. Writes into
 --out: an .ect file a run, results.json, results.md and curve.png; with --logs also each run's
-result and log, from which another checkout goes on. With --readme, the table of the first curves'
-data set between its two marks in that file is written anew. --quick: the reduced variant that the
+result and log, from which another checkout goes on. With --page, the table between its two marks
+in that file is written anew. --quick: the reduced variant that the
 table describes.
 """
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
-    parser.add_argument("--readme", type=Path)
+    parser.add_argument("--page", type=Path)
     parser.add_argument("--redraw", action="store_true", help="train nothing: from results.json")
     parser.add_argument("--ended", action="store_true", help="train nothing: what has ended")
     parser.add_argument("--only", nargs="*", help="names of curves to train")
@@ -63,9 +63,8 @@ def main() -> None:
     points, written = gather(out), json.loads((out / POINTS_FILE).read_text())
     (out / "results.md").write_text(f"{table_of(points)}\n\n{stamp(written)}\n")
     draw(points, table["published"], out / "curve.png")
-    if arguments.readme:
-        data = points[0].first.result["data"]
-        write_block(arguments.readme, name, table_of([p for p in points if p.task[1] == data]))
+    if arguments.page:
+        write_block(arguments.page, name, table_of(points))
 
 
 def table_of(points: Sequence[Point]) -> str:
