@@ -35,6 +35,6 @@ def documents_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser()],
-    patterns=["README.md", "docs/*.md"],
+    patterns=["README.md", "docs/*.md", "docs/*/*.md"],
     fixtures=["documents_folder"],
 ).pytest()

@@ -1,9 +1,10 @@
 """What `prepare` does to a trained network at once, and what training makes of it, by reach.
 
-    python benchmarks/starting.py --out benchmarks/results/starting.json --page docs/starting.md
+    python benchmarks/starting.py --out benchmarks/results/starting.json
 
 scikit-learn's digits: 1,400 images train, 397 test; 30 float epochs, then 20 constrained ones,
-three seeds. Nothing is chosen by what the test images say. The table of the page is written anew.
+three seeds. Nothing is chosen by what the test images say. The table of docs/guide/training.md is
+written anew.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import re
 import statistics
 import subprocess
 import tempfile
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pages import write_block
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,7 +32,7 @@ FLOAT_EPOCHS, EPOCHS, FLOAT_LR = 30, 20, 1e-3
 LR_OF_REACH = {1.33: 4e-3, 16.0: 1e-3}
 LOOKED_AT = 5  # epochs after prepare
 KEYS = ("float", "prepared", "on_the_way", "snapshot", "finalized", "file_bytes")
-BEGIN, END = "<!-- results of starting -->", "<!-- end of results -->"
+PAGE = Path(__file__).parents[1] / "docs/guide/training.md"
 
 
 def dense() -> nn.Module:
@@ -131,7 +132,6 @@ def table_of(written: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--page", type=Path)
     arguments = parser.parse_args()
     written = {
         "commit": subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip(),
@@ -142,14 +142,7 @@ def main() -> None:
         "rows": [summary(network, reach) for network in NETWORKS for reach in LR_OF_REACH],
     }
     arguments.out.write_text(json.dumps(written, indent=2) + "\n")
-    if arguments.page:
-        write_table(written, arguments.page)
-
-
-def write_table(written: dict[str, Any], page: Path) -> None:
-    table = f"{BEGIN}\n{table_of(written)}\n{END}"
-    old = re.compile(f"{BEGIN}.*?{END}", re.DOTALL)
-    page.write_text(old.sub(lambda _: table, page.read_text()))
+    write_block(PAGE, "starting", table_of(written))
 
 
 if __name__ == "__main__":

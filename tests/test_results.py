@@ -44,7 +44,7 @@ def test_the_tables_are_those_of_the_results(benchmarks):
 
 def test_the_table_of_the_first_hour_is_that_of_its_results(benchmarks):
     written = json.loads((ROOT / "benchmarks/results/starting.json").read_text())
-    assert benchmarks("starting").table_of(written) in (ROOT / "docs/starting.md").read_text()
+    assert benchmarks("starting").table_of(written) in (ROOT / "docs/guide/training.md").read_text()
 
 
 @pytest.mark.parametrize(
