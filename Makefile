@@ -23,11 +23,11 @@ demo: $(VENV)/.experiments
 
 # every run resumes, and none that has ended is repeated; hours: results/mnist/results.md has minutes a run
 reproduce-mnist: $(VENV)/.experiments
-	$(BIN)/python benchmarks/curve.py benchmarks/curves/mnist.toml --out results/mnist --readme README.md
+	$(BIN)/python benchmarks/curve.py benchmarks/curves/mnist.toml --out results/mnist
 
 # the same, and goes on from the runs whose logs are kept there: hours an architecture
 reproduce-cifar10: $(VENV)/.experiments
-	$(BIN)/python benchmarks/curve.py benchmarks/curves/cifar10.toml --out results/cifar10 --logs --jobs 1 --readme README.md
+	$(BIN)/python benchmarks/curve.py benchmarks/curves/cifar10.toml --out results/cifar10 --logs --jobs 1
 
 quick-cifar10: $(VENV)/.experiments
 	$(BIN)/python benchmarks/curve.py benchmarks/curves/cifar10.toml --out runs/quick-cifar10 --quick --jobs 1
