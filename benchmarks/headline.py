@@ -10,11 +10,10 @@ results first.
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
-from pages import write_block
+from pages import commit_of, write_block
 
 ROOT = Path(__file__).parents[1]
 RESULTS = (ROOT / "results/mnist", ROOT / "results/cifar10")
@@ -48,13 +47,9 @@ def headlines() -> list[tuple[Path, dict[str, Any]]]:
     return [*chosen.values()]
 
 
-def commit_of(folder: Path, point: dict[str, Any]) -> str:
-    files = [
-        str(folder / f"{point['curve']}-{point['name']}-seed-{run['seed']}.ect")
-        for run in point["runs"]
-    ]
-    command = ["git", "log", "-1", "--format=%H", "--", *files]
-    return subprocess.check_output(command, cwd=ROOT, text=True).strip()[:10]
+def files_of(folder: Path, point: dict[str, Any]) -> list[Path]:
+    name = f"{point['curve']}-{point['name']}"
+    return [folder / f"{name}-seed-{run['seed']}.ect" for run in point["runs"]]
 
 
 def table_of(rows: list[tuple[dict[str, Any], str]]) -> str:
@@ -78,7 +73,7 @@ def table_of(rows: list[tuple[dict[str, Any], str]]) -> str:
 
 
 def main() -> None:
-    rows = [(point, commit_of(folder, point)) for folder, point in headlines()]
+    rows = [(point, commit_of(*files_of(folder, point))) for folder, point in headlines()]
     write_block(ROOT / "README.md", "headline", table_of(rows))
 
 

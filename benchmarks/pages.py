@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 BEGIN, END = "<!-- results of {} -->", "<!-- end of results -->"
@@ -23,3 +24,9 @@ def write_block(page: Path, name: str, table: str) -> None:
     if not begin or not end:
         raise ValueError(f"{page}: no {BEGIN.format(name)} with {END} behind it")
     page.write_text(before + block(name, table) + after)
+
+
+def commit_of(*files: Path) -> str:
+    """The commit that last changed any of ``files``."""
+    command = ["git", "log", "-1", "--format=%H", "--", *(file.name for file in files)]
+    return subprocess.check_output(command, cwd=files[0].parent, text=True).strip()[:10]
