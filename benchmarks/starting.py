@@ -1,6 +1,6 @@
 """What `prepare` does to a trained network at once, and what training makes of it, by reach.
 
-    python benchmarks/starting.py --out benchmarks/results/starting.json --page docs/starting.md
+    python benchmarks/starting.py --out benchmarks/results/starting.json
 
 scikit-learn's digits: 1,400 images train, 397 test; 30 float epochs, then 20 constrained ones,
 three seeds. Nothing is chosen by what the test images say. The table of the page is written anew.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from provenance import provenance, stamp, write_block, write_results
+from provenance import ROOT, provenance, stamp, write_block, write_results
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -123,14 +123,12 @@ def table_of(written: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--page", type=Path)
     arguments = parser.parse_args()
     made = provenance(SEEDS)
     rows = [summary(network, reach) for network in NETWORKS for reach in LR_OF_REACH]
     written = made | {"rows": rows}
     write_results(arguments.out, written)
-    if arguments.page:
-        write_block(arguments.page, "starting", table_of(written))
+    write_block(ROOT / "docs/guide/training.md", "starting", table_of(written))
 
 
 if __name__ == "__main__":
