@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ectorch.bitstream.native import compiled
+from ectorch.bitstream.kernels import kernels_for
+from ectorch.bitstream.native import MAX_LEVELS
 from ectorch.bitstream.tensor import DTYPES, Bits, bits_dtype, bits_from_bytes
 from ectorch.bitstream.wire import Cursor, unzigzag, varint, zigzag
 from ectorch.errors import FormatError
 
-MAX_LEVELS = 1 << 16
 _MAX_WHOLE = 1 << 53  # float64 holds every whole number up to here
 _GRID_DTYPES: dict[str, type[np.generic]] = {
     np.dtype(kind).name: kind
@@ -102,12 +102,13 @@ def find_levels(bits: Bits, dtype: str) -> tuple[Levels, np.ndarray] | None:
         bits: (n,) bit patterns, n >= 1.
 
     Returns:
-        the levels, and (n,) uint16 symbols. A function of the bit patterns alone.
+        the codebook, and (n,) uint16 symbols. A function of the bit patterns alone.
     """
-    found = _find_distinct(bits)
+    symbols = np.empty(len(bits), np.uint16)
+    found = kernels_for(0).find_distinct(bits, MAX_LEVELS, symbols)
     if found is None:
         return None
-    patterns, symbols = found
+    patterns: Bits = np.frombuffer(found, bits.dtype)
     grid = _find_grid(patterns, dtype)
     if grid is None:
         return Levels(patterns), symbols
@@ -121,28 +122,12 @@ def find_levels(bits: Bits, dtype: str) -> tuple[Levels, np.ndarray] | None:
 
 def take(table: np.ndarray, symbols: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """``table[symbols]``, of unsigned integers and (n,) uint8 or uint16; into ``out``, if any."""
-    native = compiled(0)
+    kernels = kernels_for(0)
     out = np.empty(len(symbols), table.dtype) if out is None else out
     for start in range(0, len(symbols), _TAKEN_ITEMS):
         block = slice(start, start + _TAKEN_ITEMS)
-        if native is None:
-            out[block] = table[symbols[block]]
-        else:
-            native.take(table, symbols[block].astype(np.uint16, copy=False), out[block])
+        kernels.take(table, symbols[block].astype(np.uint16, copy=False), out[block])
     return out
-
-
-def _find_distinct(bits: Bits) -> tuple[Bits, np.ndarray] | None:
-    """Sorted patterns and (n,) uint16 symbols: `np.unique`, which gives up past `MAX_LEVELS`."""
-    native = compiled(0)
-    if native is not None:
-        symbols = np.empty(len(bits), np.uint16)
-        found = native.find_distinct(bits, MAX_LEVELS, symbols)
-        return None if found is None else (np.frombuffer(found, bits.dtype), symbols)
-    if len(np.unique(bits[: 4 * MAX_LEVELS])) > MAX_LEVELS:  # spares a sort of all of them
-        return None
-    patterns, positions = np.unique(bits, return_inverse=True)
-    return None if len(patterns) > MAX_LEVELS else (patterns, positions.astype(np.uint16))
 
 
 @np.errstate(all="ignore")  # extreme values overflow: they are on no grid then
