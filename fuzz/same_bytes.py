@@ -17,7 +17,7 @@ import numpy as np
 
 from ectorch.bitstream import RawTensor, Reader, native, plain
 from ectorch.bitstream.codings import static
-from ectorch.bitstream.codings.codebook import find_levels
+from ectorch.bitstream.codings.codebook import find_codebook
 
 ROOT = Path(__file__).parent.parent
 FILES = [*sorted(ROOT.glob("tests/golden/*.ect")), *sorted(ROOT.glob("results/mnist/*seed-0.ect"))]
@@ -128,7 +128,7 @@ def read_files() -> list[RawTensor]:
 def of_tensors(tensors: Iterable[RawTensor]) -> Iterator[Case]:
     """Of the first rows of each tensor that has a codebook."""
     for tensor in tensors:
-        found = find_levels(tensor.bits, tensor.dtype) if len(tensor.bits) else None
+        found = find_codebook(tensor.bits, tensor.dtype) if len(tensor.bits) else None
         if found is None or not tensor.shape:
             continue
         book, symbols = found

@@ -19,7 +19,7 @@ from ectorch.bitstream.codings.choose import (
     rans,
     static,
 )
-from ectorch.bitstream.codings.codebook import find_levels
+from ectorch.bitstream.codings.codebook import find_codebook
 from ectorch.bitstream.codings.context import Alphabet, Layout
 from ectorch.bitstream.file.index import Entry
 
@@ -57,7 +57,7 @@ def write_file(name: str, coded: dict[str, Coded]) -> None:
 
 def symbols_of(raw: RawTensor) -> tuple[bytes, np.ndarray, Alphabet]:
     """Codebook, symbols and what the context model is told of them."""
-    found = find_levels(raw.bits, raw.dtype)
+    found = find_codebook(raw.bits, raw.dtype)
     assert found is not None
     book, symbols = found
     return book.encode(raw.dtype), symbols, Alphabet(len(book.patterns), book.zero)

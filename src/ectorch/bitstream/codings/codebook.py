@@ -37,7 +37,7 @@ _MOST_LEVELS_AN_ITEM = 16  # more unused ones would cost more than a codebook of
 
 
 @dataclass(frozen=True, eq=False)
-class Levels:
+class Codebook:
     """The codebook of one tensor.
 
     Attributes:
@@ -65,8 +65,8 @@ class Levels:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # a damaged step may overflow: refused below
-def decode_levels(cursor: Cursor, dtype: str, items: int) -> Levels:
-    """Read what `Levels.encode` wrote.
+def decode_codebook(cursor: Cursor, dtype: str, items: int) -> Codebook:
+    """Read what `Codebook.encode` wrote.
 
     Args:
         items: of the tensor; they bound the levels, so that a few items cost little to read.
@@ -81,7 +81,7 @@ def decode_levels(cursor: Cursor, dtype: str, items: int) -> Levels:
     size = DTYPES[dtype]
     kept = cursor.byte()
     if kept == 0:
-        return Levels(bits_from_bytes(cursor.take(count * size), dtype))
+        return Codebook(bits_from_bytes(cursor.take(count * size), dtype))
     if kept > size or dtype not in _GRID_DTYPES:
         raise FormatError(f"{cursor.what}: no grid with a step of {kept} bytes for {dtype}")
     step = int.from_bytes(cursor.take(kept).ljust(size, b"\0"), "big")
@@ -90,12 +90,12 @@ def decode_levels(cursor: Cursor, dtype: str, items: int) -> Levels:
     if max(abs(first), abs(last)) > MAX_LEVELS:
         raise FormatError(f"{cursor.what}: grid indices {first} to {last} out of range")
     values = _grid_values(step, first, count, dtype)
-    if not _fits(values, dtype):
+    if not _are_exact(values, dtype):
         raise FormatError(f"{cursor.what}: a grid value is no finite {dtype}")
-    return Levels(_to_bits(values, dtype), step, first)
+    return Codebook(_to_bits(values, dtype), step, first)
 
 
-def find_levels(bits: Bits, dtype: str) -> tuple[Levels, np.ndarray] | None:
+def find_codebook(bits: Bits, dtype: str) -> tuple[Codebook, np.ndarray] | None:
     """Codebook and symbols of a tensor, or None when it has more than `MAX_LEVELS` values.
 
     Args:
@@ -111,13 +111,15 @@ def find_levels(bits: Bits, dtype: str) -> tuple[Levels, np.ndarray] | None:
     patterns: Bits = np.frombuffer(found, bits.dtype)
     grid = _find_grid(patterns, dtype)
     if grid is None:
-        return Levels(patterns), symbols
+        return Codebook(patterns), symbols
     step, index = grid
     first, count = int(index.min()), int(np.ptp(index)) + 1
     if _UNUSED_LEVEL_BITS * (count - len(patterns)) > 8 * patterns.nbytes:
-        return Levels(patterns), symbols
+        return Codebook(patterns), symbols
     patterns = _to_bits(_grid_values(step, first, count, dtype), dtype)
-    return Levels(patterns, step, first), take((index - first).astype(np.uint16), symbols, symbols)
+    return Codebook(patterns, step, first), take(
+        (index - first).astype(np.uint16), symbols, symbols
+    )
 
 
 def take(table: np.ndarray, symbols: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -156,7 +158,7 @@ def _find_grid(patterns: Bits, dtype: str) -> tuple[int, np.ndarray] | None:
             some = steps[start : start + together]
             grids = index * _to_values(some, dtype)[:, None]
             for at in np.flatnonzero((_to_bits(grids, dtype) == patterns).all(axis=1)):
-                if _fits(grids[at], dtype):
+                if _are_exact(grids[at], dtype):
                     return int(some[at]), index.astype(np.int64)
     return None
 
@@ -196,7 +198,7 @@ def _grid_values(step: int, first: int, count: int, dtype: str) -> np.ndarray:
     return np.arange(first, first + count, dtype=np.float64) * value
 
 
-def _fits(values: np.ndarray, dtype: str) -> bool:
+def _are_exact(values: np.ndarray, dtype: str) -> bool:
     """Whether all are finite in ``dtype``, integers exact: machines differ on the others."""
     kind = _GRID_DTYPES[dtype]
     if dtype == "bfloat16":  # may be finite as the float32 that it is rounded from

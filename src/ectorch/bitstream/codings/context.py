@@ -101,7 +101,7 @@ def can_encode(shape: Sequence[int]) -> bool:
     return math.prod(shape) > 0 and math.prod(shape[1:]) <= _MAX_LINES
 
 
-def fits(rows: int, columns: int) -> bool:
+def can_hint(rows: int, columns: int) -> bool:
     """Whether an earlier tensor of so many rows may feed this one's columns."""
     return 1 < rows <= columns and columns % rows == 0
 
@@ -223,11 +223,11 @@ def _possible_maps(
 
 def _fitting_hints(shape: Sequence[int], hints: Mapping[int, np.ndarray]) -> list[int]:
     columns = math.prod(shape[1:])
-    return [at for at, counts in hints.items() if fits(len(counts), columns)]
+    return [at for at, counts in hints.items() if can_hint(len(counts), columns)]
 
 
 def _check_hint(counts: np.ndarray, columns: int, what: str) -> np.ndarray:
-    if not fits(len(counts), columns):
+    if not can_hint(len(counts), columns):
         raise FormatError(f"{what}: {len(counts)} rows of another tensor for {columns} columns")
     return counts
 
