@@ -9,6 +9,7 @@ from ectorch.bitstream.codings import static
 from ectorch.bitstream.native import MAX_SCALE_BITS
 from ectorch.errors import FormatError
 
+pytestmark = pytest.mark.filterwarnings("ignore:ectorch was built without:RuntimeWarning")
 TWO_OR_MORE_LEVELS = st.lists(st.integers(0, 40), max_size=400).map(lambda s: [0, *s, 7])
 
 
