@@ -5,8 +5,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "../native/codebook.hpp"
 #include "../native/context_model.hpp"
-#include "../native/levels.hpp"
 #include "../native/rans.hpp"
 #include "../native/static_coder.hpp"
 
@@ -207,7 +207,7 @@ void fuzz_hostile(Input& in, bool draws) {
 
 // Any items: what is found of them rebuilds them.
 template <class Bits>
-void find_levels(Input& in) {
+void find_patterns(Input& in) {
     const std::size_t most = in.upto(0xFFFF);
     const Bytes data = in.rest();
     std::vector<Bits> items(data.size() / sizeof(Bits)), again(items.size());
@@ -221,9 +221,10 @@ void find_levels(Input& in) {
     ectorch::take(patterns.data(), most, symbols.data(), 0, again.data());
 }
 
-void fuzz_levels(Input& in, bool) {
-    constexpr void (*widths[])(Input&) = {find_levels<std::uint8_t>, find_levels<std::uint16_t>,
-                                          find_levels<std::uint32_t>, find_levels<std::uint64_t>};
+void fuzz_patterns(Input& in, bool) {
+    constexpr void (*widths[])(Input&) = {
+        find_patterns<std::uint8_t>, find_patterns<std::uint16_t>, find_patterns<std::uint32_t>,
+        find_patterns<std::uint64_t>};
     widths[in.byte() % 4](in);
 }
 
@@ -231,7 +232,7 @@ void fuzz_levels(Input& in, bool) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     constexpr void (*targets[])(Input&, bool) = {fuzz_static, fuzz_dense, fuzz_runs, fuzz_context};
-    constexpr void (*refusing[])(Input&, bool) = {fuzz_hostile, fuzz_levels};
+    constexpr void (*refusing[])(Input&, bool) = {fuzz_hostile, fuzz_patterns};
     Input in(data, size);
     const std::uint32_t chosen = in.byte();
     try {

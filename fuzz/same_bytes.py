@@ -15,10 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ectorch.bitstream import RawTensor, Reader, native
+from ectorch.bitstream import RawTensor, Reader, native, plain
 from ectorch.bitstream.codings import static
-from ectorch.bitstream.codings.codebook import find_levels
-from ectorch.bitstream.plain import context_model, ranscoder
+from ectorch.bitstream.codings.codebook import find_codebook
 
 ROOT = Path(__file__).parent.parent
 FILES = [*sorted(ROOT.glob("tests/golden/*.ect")), *sorted(ROOT.glob("results/mnist/*seed-0.ect"))]
@@ -53,7 +52,7 @@ def table_of(counts: np.ndarray) -> tuple[int, np.ndarray]:
     """Scale and frequencies, of those that rANS takes the cheapest."""
     tables = static.PricedTables(counts)
     table = tables[int(tables.bits[tables.scales <= 16].argmin())]
-    return table.scale_bits, np.array(table.frequencies, np.uint32)
+    return table.scale_bits, table.frequencies
 
 
 def static_case(symbols: np.ndarray, levels: int) -> Case:
@@ -64,7 +63,7 @@ def static_case(symbols: np.ndarray, levels: int) -> Case:
 
 def dense_case(symbols: np.ndarray, levels: int) -> Case:
     bits, frequencies = table_of(np.bincount(symbols, minlength=levels))
-    stream = ranscoder.rans_encode_dense(symbols, frequencies, bits)
+    stream = plain.rans_encode_dense(symbols, frequencies, bits)
     return Case(words("dense", bits, frequencies, symbols), stream.hex())
 
 
@@ -73,10 +72,10 @@ def runs_case(symbols: np.ndarray, levels: int) -> Case:
     zero = int(counts.argmax())
     counts[zero] = 0
     run_counts = np.zeros(RUN_CLASSES, np.uint64)
-    ranscoder.count_runs(symbols, zero, run_counts)
+    plain.count_runs(symbols, zero, run_counts)
     run_bits, runs = table_of(run_counts + np.uint64(1))
     bits, others = table_of(counts + (np.arange(levels) < 2))
-    _, stream = ranscoder.rans_encode_runs(symbols, zero, runs, run_bits, others, bits)
+    _, stream = plain.rans_encode_runs(symbols, zero, runs, run_bits, others, bits)
     return Case(words("runs", zero, run_bits, runs, bits, others, symbols), stream.hex())
 
 
@@ -90,7 +89,7 @@ def context_case(
 ) -> Case:
     order, live, light = layout
     question = words("context", shape, order, live, light, levels, zero, hint, symbols)
-    stream = context_model.context_encode(
+    stream = plain.context_encode(
         symbols, shape, order, live, light, levels, zero, np.array(hint, np.uint32)
     )
     return Case(question, stream.hex())
@@ -129,16 +128,16 @@ def read_files() -> list[RawTensor]:
 def of_tensors(tensors: Iterable[RawTensor]) -> Iterator[Case]:
     """Of the first rows of each tensor that has a codebook."""
     for tensor in tensors:
-        found = find_levels(tensor.bits, tensor.dtype) if len(tensor.bits) else None
+        found = find_codebook(tensor.bits, tensor.dtype) if len(tensor.bits) else None
         if found is None or not tensor.shape:
             continue
-        levels, symbols = found
+        book, symbols = found
         columns = len(symbols) // tensor.shape[0]
         rows = min(tensor.shape[0], max(1, MOST_SYMBOLS // columns))
         symbols = symbols[: rows * columns]
         if len(np.unique(symbols)) > 1:
             shape = (rows, columns, 1, 1)
-            yield from cases(symbols, shape, len(levels.patterns), levels.zero)
+            yield from cases(symbols, shape, len(book.patterns), book.zero)
 
 
 def main(programs: list[str]) -> None:

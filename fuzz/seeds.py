@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from parts import assemble, put_together
 
-from ectorch.bitstream import DTYPES, RawTensor
+from ectorch.bitstream import DTYPES, RawTensor, plain
 from ectorch.bitstream.codings.choose import (
     Coding,
     context,
@@ -19,10 +19,9 @@ from ectorch.bitstream.codings.choose import (
     rans,
     static,
 )
-from ectorch.bitstream.codings.codebook import find_levels
+from ectorch.bitstream.codings.codebook import find_codebook
 from ectorch.bitstream.codings.context import Alphabet, Layout
 from ectorch.bitstream.file.index import Entry
-from ectorch.bitstream.plain import context_model, ranscoder
 
 CORPUS = Path(__file__).parent / "corpus"
 LEVELS = 5
@@ -58,10 +57,10 @@ def write_file(name: str, coded: dict[str, Coded]) -> None:
 
 def symbols_of(raw: RawTensor) -> tuple[bytes, np.ndarray, Alphabet]:
     """Codebook, symbols and what the context model is told of them."""
-    found = find_levels(raw.bits, raw.dtype)
+    found = find_codebook(raw.bits, raw.dtype)
     assert found is not None
-    levels, symbols = found
-    return levels.encode(raw.dtype), symbols, Alphabet(len(levels.patterns), levels.zero)
+    book, symbols = found
+    return book.encode(raw.dtype), symbols, Alphabet(len(book.patterns), book.zero)
 
 
 def coded_symbols(raw: RawTensor, coding: Coding) -> Coded:
@@ -121,7 +120,8 @@ def sized(table: static.FrequencyTable) -> bytes:
 def costly_table(counts: np.ndarray) -> static.FrequencyTable:
     """All levels but the last take 16 bits: a word each, the most that a step reads."""
     others = len(counts) - 1
-    return static.FrequencyTable((1,) * others + ((1 << 16) - others,), 16)
+    frequencies = np.array([1] * others + [(1 << 16) - others], np.uint32)
+    return static.FrequencyTable(frequencies, 16)
 
 
 def rans_streams(
@@ -132,24 +132,23 @@ def rans_streams(
     symbols[:LEVELS] = range(LEVELS)
     counts = np.bincount(symbols, minlength=LEVELS)
     table = table_of(counts)
-    frequencies = np.array(table.frequencies, np.uint32)
-    chunk = ranscoder.rans_encode_dense(symbols, frequencies, table.scale_bits)
+    chunk = plain.rans_encode_dense(symbols, table.frequencies, table.scale_bits)
     head = FEW + numbers(LEVELS - 1) + sized(table) + numbers(count)
     yield bytes([DENSE]) + head + chunk
     yield bytes([DENSE | DRAWN]) + head + rng.bytes(count)
 
     run_counts = np.zeros(RUN_CLASSES, np.uint64)
-    ranscoder.count_runs(symbols, ZERO, run_counts)
+    plain.count_runs(symbols, ZERO, run_counts)
     run_counts = np.trim_zeros(run_counts, "b") + np.uint64(1)
     runs = table_of(run_counts)
     counts[ZERO] = 0
     others = table_of(counts)
-    tokens, chunk = ranscoder.rans_encode_runs(
+    tokens, chunk = plain.rans_encode_runs(
         symbols,
         ZERO,
-        np.array(runs.frequencies, np.uint32),
+        runs.frequencies,
         runs.scale_bits,
-        np.array(others.frequencies, np.uint32),
+        others.frequencies,
         others.scale_bits,
     )
     head = FEW + numbers(LEVELS - 1, ZERO, len(run_counts) - 1) + sized(runs) + sized(others)
@@ -164,7 +163,7 @@ def context_stream(rng: np.random.Generator, order: int, live: bool, light: bool
     hints = [1, 5] if live else []  # bit lengths
     values = (ZERO + draw(rng, shape).reshape(-1)).astype(np.uint16)
     hint = np.array([(1 << bits) - 1 for bits in hints], np.uint32)
-    stream = context_model.context_encode(values, shape, order, live, light, LEVELS, ZERO, hint)
+    stream = plain.context_encode(values, shape, order, live, light, LEVELS, ZERO, hint)
     how = order | 4 * live | 8 * light | 16 * bool(hints)
     head = bytes([CONTEXT, how]) + numbers(*shape) + FEW + numbers(LEVELS - 1, ZERO)
     return head + (bytes([len(hints)]) + numbers(*hints) if hints else b"") + stream

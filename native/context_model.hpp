@@ -1,7 +1,7 @@
 // Adaptive context model: each binary decision of a symbol is predicted from several contexts, the
 // predictions are mixed, the mix is refined, the range coder codes the decision. Integers only.
 // FORMAT.md specifies it; the plain twins are context_model.py and decisions.py (the Slot, the Kind,
-// the mix) in src/ectorch/bitstream.
+// the mix) in src/ectorch/bitstream/plain.
 #pragma once
 
 #include <algorithm>

@@ -1,4 +1,5 @@
-// The compiled twin of ectorch.bitstream's coders: NumPy buffers in place, GIL released.
+// The compiled twin of ectorch.bitstream.plain: NumPy buffers in place, GIL released. The protocol
+// in src/ectorch/bitstream/native.py has the same functions.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
@@ -7,8 +8,8 @@
 #include <atomic>
 #include <memory>
 
+#include "codebook.hpp"
 #include "context_model.hpp"
-#include "levels.hpp"
 #include "poll.hpp"
 #include "rans.hpp"
 #include "static_coder.hpp"
@@ -238,7 +239,7 @@ void define_static(nb::module_& m) {
 }
 
 template <class Bits>
-void define_levels(nb::module_& m) {
+void define_codebook(nb::module_& m) {
     m.def("find_distinct", &find_distinct<Bits>, array("bits"), "most"_a, array("symbols"));
     m.def("take", &take<Bits>, array("table"), array("symbols"), array("out"));
 }
@@ -267,8 +268,8 @@ NB_MODULE(_native, m) {
           "light"_a, "levels"_a, "zero"_a, array("hint"));
     m.def("context_decode", &context_decode, "data"_a, array("symbols"), "shape"_a, "order"_a,
           "live"_a, "light"_a, "levels"_a, "zero"_a, array("hint"));
-    define_levels<std::uint8_t>(m);
-    define_levels<std::uint16_t>(m);
-    define_levels<std::uint32_t>(m);
-    define_levels<std::uint64_t>(m);
+    define_codebook<std::uint8_t>(m);
+    define_codebook<std::uint16_t>(m);
+    define_codebook<std::uint32_t>(m);
+    define_codebook<std::uint64_t>(m);
 }

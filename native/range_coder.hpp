@@ -1,4 +1,5 @@
-// Byte-wise range coder on integer frequencies; the plain twin is src/ectorch/bitstream/rangecoder.py.
+// Byte-wise range coder on integer frequencies; the plain twin is
+// src/ectorch/bitstream/plain/range_coder.py.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +18,7 @@
 
 namespace ectorch {
 
-// Bytes that no encoder writes; Python turns it into a FormatError that names the tensor.
+// Bytes that no encoder writes; kernels.py makes it a FormatError that names the tensor.
 struct DamagedStream : std::runtime_error {
     using std::runtime_error::runtime_error;
 };

@@ -1,4 +1,4 @@
-// Interleaved rANS on integer frequencies; the plain twin is src/ectorch/bitstream/ranscoder.py.
+// Interleaved rANS on integer frequencies; the plain twin is src/ectorch/bitstream/plain/rans.py.
 #pragma once
 
 #include <algorithm>

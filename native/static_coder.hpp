@@ -1,4 +1,5 @@
-// Static order-0 coder: a frequency table, then range-coded symbols; twin of bitstream/static.py.
+// Static order-0 coder: a frequency table, then range-coded symbols; the plain twin is
+// src/ectorch/bitstream/plain/static_coder.py.
 #pragma once
 
 #include <algorithm>

@@ -21,7 +21,7 @@ import numpy as np
 
 from coder.peers.side import narrow
 from ectorch.bitstream import RawTensor, Reader, write_atomic
-from ectorch.bitstream.codings.codebook import find_levels
+from ectorch.bitstream.codings.codebook import find_codebook
 from ectorch.errors import DataError
 from ectorch.experiments.data import _run, cache_folder
 
@@ -128,11 +128,11 @@ def _grid_indices(tensor: RawTensor) -> np.ndarray | None:
         return None
     if not tensor.bits.any():
         return np.zeros(tensor.shape, np.int8)
-    found = find_levels(tensor.bits, tensor.dtype)
+    found = find_codebook(tensor.bits, tensor.dtype)
     if found is None or found[0].step is None:
         return None
-    levels, symbols = found
-    return narrow(symbols.astype(np.int64).reshape(tensor.shape) + levels.first)
+    book, symbols = found
+    return narrow(symbols.astype(np.int64).reshape(tensor.shape) + book.first)
 
 
 def _minilm(part: str, bits: int) -> SymbolSet:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from ectorch.bitstream import DTYPES, RawTensor, Reader, encode_file
+from ectorch.bitstream import DTYPES, RawTensor, Reader, encode_file, native, plain
 from ectorch.bitstream.wire import Cursor, varint
 
 settings.register_profile("ectorch", deadline=None, max_examples=60)
@@ -81,6 +81,42 @@ def lenet(scale: float = 1.0) -> dict[str, RawTensor]:
         tensors[f"{name}.weight"] = make_float32(symbols * np.float32(0.125))
         tensors[f"{name}.bias"] = make_float32(rng.standard_normal(shape[0]))
     return tensors
+
+
+BUILT = native.module
+TWINS = {"plain": plain} | ({"compiled": BUILT} if BUILT else {})
+
+
+def use(patch: pytest.MonkeyPatch, twin: object) -> None:
+    patch.setattr(native, "module", None if twin is plain else twin)
+
+
+@pytest.fixture(params=TWINS)
+def twin(request, monkeypatch):
+    """Either module of kernels, by which the codings code meanwhile."""
+    use(monkeypatch, TWINS[request.param])
+    return TWINS[request.param]
+
+
+@pytest.fixture(scope="session")
+def twins() -> list[native.Kernels]:
+    """All modules of kernels, the plain one first."""
+    return [*TWINS.values()]
+
+
+@pytest.fixture(scope="session")
+def with_each_twin() -> Callable[[Callable[[], object]], list[object]]:
+    """Results of a function that codes by each twin, the plain one first."""
+
+    def results(code):
+        found = []
+        for twin in TWINS.values():
+            with pytest.MonkeyPatch.context() as patch:
+                use(patch, twin)
+                found.append(code())
+        return found
+
+    return results
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from ectorch.bitstream.codings.choose import (
     rans,
     static,
 )
-from ectorch.bitstream.codings.codebook import Levels
+from ectorch.bitstream.codings.codebook import Codebook
 from ectorch.bitstream.wire import varint
 
 RNG = np.random.default_rng(0)
@@ -74,7 +74,7 @@ def test_symbols_of_two_bytes_need_no_memory_of_their_own():
 def test_chunks_without_words_take_no_memory_of_their_own():
     items = 1 << 22
     table, runs = (static.encode_table(static.best_table(np.array(c))) for c in ([0, 5, 1], [3, 1]))
-    book = Levels(np.array([0, 1, 2], np.uint8)).encode("uint8")
+    book = Codebook(np.array([0, 1, 2], np.uint8)).encode("uint8")
     head = bytes([1, 8]) + varint(1) + varint(2)  # runs of symbol 1 in chunks of 256
     tables = b"".join(varint(len(one)) + one for one in (runs, table))
     payload = book + head + tables + bytes(2 * (items >> 8))
@@ -90,7 +90,7 @@ def test_tiny_chunks_are_decoded_by_few_tasks():
     symbols = np.zeros(items, np.uint16)
     symbols[::7] = 1
     stream = rans.encode(symbols, 2)
-    book = Levels(np.array([0, 1], np.uint8)).encode("uint8")
+    book = Codebook(np.array([0, 1], np.uint8)).encode("uint8")
     calls = []
 
     def counting_map(work, tasks):

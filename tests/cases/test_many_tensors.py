@@ -8,7 +8,7 @@ import pytest
 
 from ectorch.bitstream import RawTensor
 from ectorch.bitstream.codings.choose import count_nonzeros
-from ectorch.bitstream.codings.context import fits
+from ectorch.bitstream.codings.context import can_hint
 from ectorch.bitstream.file.hints import Hints
 
 SHAPES = [(4, 6), (6, 4), (3, 2, 2), (12, 1), (2, 12), (12, 2, 6), (5,), (), (0, 3), (3, 0), (1, 4)]
@@ -23,7 +23,7 @@ def walked_hints(before, shape):
     found = {}
     for index, earlier in reversed(list(enumerate(before))):
         takes = len(shape) > 1 and len(earlier.shape) > 1 and len(found) < 4
-        if takes and fits(earlier.shape[0], math.prod(shape[1:])):
+        if takes and can_hint(earlier.shape[0], math.prod(shape[1:])):
             found[index] = count_nonzeros(earlier.bits, earlier.shape).tolist()
     return found
 

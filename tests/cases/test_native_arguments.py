@@ -36,45 +36,6 @@ def test_hostile_arguments_are_refused_or_served(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "given"),
-    {
-        "fewer symbols than bits": (
-            "find_distinct",
-            (np.arange(9, dtype=np.uint32), 9, np.zeros(3, np.uint16)),
-        ),
-        "more distinct than a symbol counts": (
-            "find_distinct",
-            (np.arange(9, dtype=np.uint32), 1 << 17, np.zeros(9, np.uint16)),
-        ),
-        "none is most": (
-            "find_distinct",
-            (np.zeros(9, np.uint32), 0, np.zeros(9, np.uint16)),
-        ),
-        "symbol past the frequencies": ("static_encode", (symbols(0, 5), frequencies(1, 1), 1)),
-        "symbol without a frequency": ("static_encode", (symbols(0, 1), frequencies(2, 0), 1)),
-        "frequencies past the scale": ("static_encode", (symbols(0, 1), frequencies(3, 1), 1)),
-        "no frequencies": ("static_encode", (symbols(), frequencies(), 1)),
-        "scale": ("static_encode", (symbols(0, 1), frequencies(1, 1), 64)),
-        "rANS, no frequency": ("rans_encode_dense", (symbols(0, 1), frequencies(2, 0), 1)),
-        "rANS, the sum": ("rans_encode_dense", (symbols(0, 1), frequencies(1, 2), 1)),
-        "runs, no frequency": (
-            "rans_encode_runs",
-            (symbols(0, 1), 0, frequencies(1, 1), 1, frequencies(2, 0), 1),
-        ),
-        "levels of a table": ("decode_table", (b"ab", frequencies())),
-        "levels of a stream": ("static_decode", (b"ab", symbols(0), (1 << 32) - 1)),
-        "items that overflow": (
-            "context_encode",
-            (symbols(0, 1), (2, 1 << 30, 4, 1), 0, True, False, 2, 0, frequencies()),
-        ),
-    }.values(),
-)
-def test_what_cannot_be_coded_is_a_value_error(name, given):
-    with pytest.raises(ValueError, match=r"."):
-        getattr(native.module, name)(*given)
-
-
-@pytest.mark.parametrize(
     "out",
     {
         "dtype": np.zeros(4, np.int16),

@@ -43,13 +43,13 @@ class Workers:
     def __init__(self, threads: int | None) -> None:
         self.threads = check_threads(threads) or os.cpu_count() or 1
         self._pool: ThreadPoolExecutor | None = None
-        self._stop = native.module.Stop() if native.module is not None else None
+        self._stop = native.Stop()
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._stop is not None and error[0] is not None:
+        if error[0] is not None:
             self._stop.set()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
@@ -61,8 +61,7 @@ class Workers:
             done.set_result(work())
             return done
         if self._pool is None:
-            watch = None if self._stop is None else self._stop.watch
-            self._pool = ThreadPoolExecutor(self.threads, initializer=watch)
+            self._pool = ThreadPoolExecutor(self.threads, initializer=self._stop.watch)
         return self._pool.submit(work)
 
     def map(self, work: Callable[[Any], _Result], items: Iterable[Any]) -> list[_Result]:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ectorch.bitstream.codings.codebook import MAX_LEVELS, decode_levels, find_levels
+from ectorch.bitstream.codings.codebook import MAX_LEVELS, decode_codebook, find_codebook
 from ectorch.bitstream.tensor import DTYPES
 from ectorch.bitstream.wire import Cursor, varint, zigzag
 from ectorch.errors import FormatError
@@ -35,15 +35,15 @@ def value_of(bits, dtype):
 
 
 def check_round_trip(bits, dtype):
-    """Find, encode, decode; the same bits come back. Give the levels."""
-    levels, symbols = find_levels(bits, dtype)
-    cursor = Cursor(levels.encode(dtype), "test")
-    decoded = decode_levels(cursor, dtype, len(bits))
+    """Find, encode, decode; the same bits come back. Give the codebook."""
+    book, symbols = find_codebook(bits, dtype)
+    cursor = Cursor(book.encode(dtype), "test")
+    decoded = decode_codebook(cursor, dtype, len(bits))
     assert cursor.remaining == 0
-    assert np.array_equal(decoded.patterns, levels.patterns)
+    assert np.array_equal(decoded.patterns, book.patterns)
     assert np.array_equal(decoded.patterns[symbols], bits)
-    assert {0, len(levels.patterns) - 1} <= set(symbols.tolist())
-    return levels
+    assert {0, len(book.patterns) - 1} <= set(symbols.tolist())
+    return book
 
 
 @st.composite
@@ -146,16 +146,16 @@ def test_levels_depend_on_the_set_of_bits_alone(index, random):
     bits = grid_bits(index, 0.7, "float32")
     shuffled = bits.tolist() + bits.tolist()[:5]
     random.shuffle(shuffled)
-    first, _ = find_levels(bits, "float32")
-    second, _ = find_levels(np.array(shuffled, np.uint32), "float32")
+    first, _ = find_codebook(bits, "float32")
+    second, _ = find_codebook(np.array(shuffled, np.uint32), "float32")
     assert first.encode("float32") == second.encode("float32")
 
 
 def test_more_values_than_a_codebook_holds():
-    assert find_levels(np.arange(MAX_LEVELS + 1, dtype=np.uint32), "float32") is None
+    assert find_codebook(np.arange(MAX_LEVELS + 1, dtype=np.uint32), "float32") is None
     late = np.concatenate([np.zeros(5 * MAX_LEVELS), np.arange(MAX_LEVELS + 1)])
-    assert find_levels(late.astype(np.uint32), "float32") is None
-    levels, _ = find_levels(np.arange(MAX_LEVELS, dtype=np.uint32), "int32")
+    assert find_codebook(late.astype(np.uint32), "float32") is None
+    levels, _ = find_codebook(np.arange(MAX_LEVELS, dtype=np.uint32), "int32")
     assert (levels.step, len(levels.patterns)) == (1, MAX_LEVELS)
 
 
@@ -185,7 +185,7 @@ def book(count, step, first=0):
 )
 def test_impossible_codebooks_are_refused(data, dtype):
     with pytest.raises(FormatError, match="conv1: "):
-        decode_levels(Cursor(data, "conv1"), dtype, MAX_LEVELS)
+        decode_codebook(Cursor(data, "conv1"), dtype, MAX_LEVELS)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_impossible_codebooks_are_refused(data, dtype):
 )
 def test_grids_that_leave_their_dtype_are_refused(data, dtype):
     with pytest.raises(FormatError, match=f"conv1: a grid value is no finite {dtype}"):
-        decode_levels(Cursor(data, "conv1"), dtype, MAX_LEVELS)
+        decode_codebook(Cursor(data, "conv1"), dtype, MAX_LEVELS)
 
 
 def test_a_grid_that_rounds_to_infinity_is_refused():
@@ -212,19 +212,19 @@ def test_a_grid_that_rounds_to_infinity_is_refused():
     value = 129 * (1 + 126 / 128) * 2.0**120
     assert 3.3961776e38 < value < 3.4028234e38
     with pytest.raises(FormatError, match="no finite bfloat16"):
-        decode_levels(Cursor(book(2, step.to_bytes(2, "big"), 128), "w"), "bfloat16", 9)
+        decode_codebook(Cursor(book(2, step.to_bytes(2, "big"), 128), "w"), "bfloat16", 9)
 
 
 def test_few_items_have_few_levels():
-    decode_levels(Cursor(book(32, b"\x3f"), "w"), "float32", 2)
+    decode_codebook(Cursor(book(32, b"\x3f"), "w"), "float32", 2)
     with pytest.raises(FormatError, match="33 levels, expected 1 to 32"):
-        decode_levels(Cursor(book(33, b"\x3f"), "w"), "float32", 2)
+        decode_codebook(Cursor(book(33, b"\x3f"), "w"), "float32", 2)
 
 
 @given(st.binary(max_size=40), st.sampled_from(list(DTYPES)))
 def test_noise_is_a_codebook_or_a_format_error(data, dtype):
     try:
-        levels = decode_levels(Cursor(data, "noise"), dtype, MAX_LEVELS)
+        levels = decode_codebook(Cursor(data, "noise"), dtype, MAX_LEVELS)
     except FormatError:
         return
     assume(len(levels.patterns) < 1000)

@@ -9,28 +9,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ectorch.bitstream import native
-from ectorch.bitstream.plain import context_model
+from ectorch.bitstream.native import DamagedStream
 
 NO_HINT = np.zeros(0, np.uint32)
-needs_compiled = pytest.mark.skipif(native.module is None, reason="built without a compiler")
 ORDERS = range(4)
 
 
-@pytest.fixture(
-    params=[pytest.param("compiled", marks=needs_compiled), "plain"],
-    ids=["compiled", "plain"],
-)
-def kernels(request):
-    return native.module if request.param == "compiled" else context_model
-
-
-def decode(kernels, data, how):
+def decode(twin, data, how):
     """The symbols, or None where the stream is refused."""
     symbols = np.empty(np.prod(how[0]), np.uint16)
     try:
-        kernels.context_decode(data, symbols, *how)
-    except kernels.DamagedStream:
+        twin.context_decode(data, symbols, *how)
+    except DamagedStream:
         return None
     return symbols.tolist()
 
@@ -71,40 +61,36 @@ def tensors(draw):
     return symbols, how
 
 
-@needs_compiled
 @settings(max_examples=300)
 @given(tensors())
-def test_both_write_the_same_bytes_and_read_them(tensor):
+def test_both_write_the_same_bytes_and_read_them(twins, tensor):
     symbols, how = tensor
-    stream = context_model.context_encode(symbols, *how)
-    assert native.module.context_encode(symbols, *how) == stream
-    for kernels in native.module, context_model:
-        assert decode(kernels, stream, how) == symbols.tolist()
+    stream, *others = [twin.context_encode(symbols, *how) for twin in twins]
+    assert all(other == stream for other in others)
+    assert all(decode(twin, stream, how) == symbols.tolist() for twin in twins)
 
 
-@needs_compiled
 @settings(max_examples=300)
 @given(st.binary(max_size=60), codings())
 @example(b"\xff" * 6, coding((2, 2, 1, 1), 3, 1))
 @example(b"\xff" * 40, coding((2, 2, 2, 2), 65536, 0))
-def test_both_read_noise_alike_or_refuse_it(data, how):
-    symbols = decode(native.module, data, how)
-    assert decode(context_model, data, how) == symbols
+def test_both_read_noise_alike_or_refuse_it(twins, data, how):
+    symbols, *others = [decode(twin, data, how) for twin in twins]
+    assert all(other == symbols for other in others)
     assert symbols is None or max(symbols) < how[4]
 
 
-@needs_compiled
 @pytest.mark.parametrize("light", [False, True])
-def test_both_write_the_same_bytes_once_everything_is_learnt(light):
+def test_both_write_the_same_bytes_once_everything_is_learnt(twins, light):
     """Counts at their most, magnitudes of every length."""
     rng = np.random.default_rng(3)
     symbols = np.full((60, 4, 3, 3), 9, np.uint16)
     symbols[:, 1] = 10
     symbols[:, 2:] = 2 ** rng.integers(0, 17, (60, 2, 3, 3)) - 1
     how = coding(symbols.shape, 65536, 9, light=light)
-    stream = context_model.context_encode(symbols.ravel(), *how)
-    assert native.module.context_encode(symbols.ravel(), *how) == stream
-    assert decode(context_model, stream, how) == symbols.ravel().tolist()
+    stream, *others = [twin.context_encode(symbols.ravel(), *how) for twin in twins]
+    assert all(other == stream for other in others)
+    assert decode(twins[0], stream, how) == symbols.ravel().tolist()
 
 
 SPECIAL = {
@@ -136,25 +122,25 @@ SPECIAL = {
 @pytest.mark.parametrize("live", [False, True])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("case", SPECIAL)
-def test_special_cases_round_trip(kernels, case, order, live, light):
+def test_special_cases_round_trip(twin, case, order, live, light):
     symbols, (shape, _, _, _, *rest) = SPECIAL[case]
     how = (shape, order, live, light, *rest)
-    stream = kernels.context_encode(np.array(symbols, np.uint16), *how)
-    assert decode(kernels, stream, how) == symbols
+    stream = twin.context_encode(np.array(symbols, np.uint16), *how)
+    assert decode(twin, stream, how) == symbols
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 1, 1), (3, 0, 1, 1), (2**31 - 1, 2**31 - 1, 0, 1)])
-def test_no_items_need_no_bytes(kernels, shape):
+def test_no_items_need_no_bytes(twin, shape):
     how = coding(shape, 3, 1)
-    assert kernels.context_encode(np.zeros(0, np.uint16), *how) == b""
-    assert decode(kernels, b"", how) == []
-    assert decode(kernels, b"\1" * 20, how) is None
+    assert twin.context_encode(np.zeros(0, np.uint16), *how) == b""
+    assert decode(twin, b"", how) == []
+    assert decode(twin, b"\1" * 20, how) is None
 
 
-def test_dead_rows_and_columns_cost_next_to_nothing(kernels):
+def test_dead_rows_and_columns_cost_next_to_nothing(twin):
     symbols = np.zeros((100, 100), np.uint16)
     symbols[10:14, 50:90] = 1
-    size = len(kernels.context_encode(symbols.ravel(), *coding((100, 100, 1, 1), 2, 0)))
+    size = len(twin.context_encode(symbols.ravel(), *coding((100, 100, 1, 1), 2, 0)))
     assert size < 30
 
 
@@ -169,13 +155,13 @@ def pruned(seed=11):
 
 
 @pytest.mark.parametrize("light", [False, True])
-def test_a_tensor_with_structure_takes_less_than_its_entropy(kernels, light):
+def test_a_tensor_with_structure_takes_less_than_its_entropy(twin, light):
     symbols = pruned()
     shares = np.unique(symbols, return_counts=True)[1] / symbols.size
     entropy_bytes = -(shares * np.log2(shares)).sum() * symbols.size / 8
     how = coding((40, 60, 1, 1), 5, 2, light=light)
-    stream = kernels.context_encode(symbols.ravel(), *how)
-    assert decode(kernels, stream, how) == symbols.ravel().tolist()
+    stream = twin.context_encode(symbols.ravel(), *how)
+    assert decode(twin, stream, how) == symbols.ravel().tolist()
     assert len(stream) < 0.85 * entropy_bytes
 
 
@@ -186,9 +172,9 @@ TINY = np.array([2, 2, 3, 2, 2, 0, 2, 2, 4, 2, 2, 1, 2, 2, 2, 2], np.uint16)
     ("light", "expected"),
     [(False, "2211de0c"), (True, "25fecb3c45")],
 )
-def test_the_bytes_of_a_tiny_tensor(kernels, light, expected):
+def test_the_bytes_of_a_tiny_tensor(twin, light, expected):
     how = coding((2, 2, 2, 2), 5, 2, light=light, hint=np.array([1, 40], np.uint32))
-    assert kernels.context_encode(TINY, *how).hex() == expected
+    assert twin.context_encode(TINY, *how).hex() == expected
 
 
 @pytest.mark.parametrize(
@@ -204,20 +190,18 @@ def test_the_bytes_of_a_tiny_tensor(kernels, light, expected):
         (3, True, "bd0ea1e1c2de93e3"),
     ],
 )
-def test_the_bytes_of_a_larger_tensor(kernels, order, light, expected):
+def test_the_bytes_of_a_larger_tensor(twin, order, light, expected):
     noise = np.frombuffer(hashlib.shake_128(b"symbols").digest(2400), np.uint8)
     symbols = np.where(noise < 200, 40, noise % 81).astype(np.uint16)
-    stream = kernels.context_encode(
-        symbols, *coding((40, 6, 2, 5), 81, 40, order=order, light=light)
-    )
+    stream = twin.context_encode(symbols, *coding((40, 6, 2, 5), 81, 40, order=order, light=light))
     assert hashlib.sha256(stream).hexdigest()[:16] == expected
 
 
-def test_bytes_left_over_are_refused(kernels):
+def test_bytes_left_over_are_refused(twin):
     how = coding((2, 2, 2, 2), 5, 2)
-    stream = kernels.context_encode(TINY, *how)
-    with pytest.raises(kernels.DamagedStream, match="bytes left"):
-        kernels.context_decode(stream + b"\1" * 8, np.empty_like(TINY), *how)
+    stream = twin.context_encode(TINY, *how)
+    with pytest.raises(DamagedStream, match="bytes left"):
+        twin.context_decode(stream + b"\1" * 8, np.empty_like(TINY), *how)
 
 
 @pytest.mark.parametrize(
@@ -234,17 +218,17 @@ def test_bytes_left_over_are_refused(kernels):
         coding((4, 4, 1, 1), 0, 0),
     ],
 )
-def test_impossible_arguments_are_refused(kernels, how):
+def test_impossible_arguments_are_refused(twin, how):
     with pytest.raises(ValueError):
-        kernels.context_encode(TINY, *how)
+        twin.context_encode(TINY, *how)
     with pytest.raises(ValueError):
-        kernels.context_decode(b"", np.empty_like(TINY), *how)
+        twin.context_decode(b"", np.empty_like(TINY), *how)
 
 
-def test_symbols_beyond_the_codebook_are_refused(kernels):
+def test_symbols_beyond_the_codebook_are_refused(twin):
     with pytest.raises(ValueError, match="beyond the codebook"):
-        kernels.context_encode(TINY, *coding((4, 4, 1, 1), 4, 2))
+        twin.context_encode(TINY, *coding((4, 4, 1, 1), 4, 2))
     how = coding((4, 4, 1, 1), 6, 1)  # whose magnitudes have as many bits as 8 levels'
-    stream = kernels.context_encode(np.full(16, 7, np.uint16), *coding((4, 4, 1, 1), 8, 1))
-    with pytest.raises(kernels.DamagedStream, match="beyond the codebook"):
-        kernels.context_decode(stream, np.empty_like(TINY), *how)
+    stream = twin.context_encode(np.full(16, 7, np.uint16), *coding((4, 4, 1, 1), 8, 1))
+    with pytest.raises(DamagedStream, match="beyond the codebook"):
+        twin.context_decode(stream, np.empty_like(TINY), *how)

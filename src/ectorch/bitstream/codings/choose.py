@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from ectorch.bitstream.codings import context, floats, planes, rans, static
-from ectorch.bitstream.codings.codebook import Levels, decode_levels, find_levels, take
+from ectorch.bitstream.codings.codebook import Codebook, decode_codebook, find_codebook, take
 from ectorch.bitstream.codings.context import Alphabet, ContextStream, Counts, Layout, no_counts
 from ectorch.bitstream.codings.rans import RansStream
 from ectorch.bitstream.codings.static import StaticStream
@@ -74,7 +74,7 @@ class Surroundings:
 def encode_tensor(tensor: RawTensor, around: Surroundings | None = None) -> tuple[Coding, bytes]:
     """The smallest payload of those that the preset tries; a tie goes to the lower id."""
     around = around or Surroundings()
-    found = find_levels(tensor.bits, tensor.dtype) if len(tensor.bits) else None
+    found = find_codebook(tensor.bits, tensor.dtype) if len(tensor.bits) else None
     best = _Best(tensor.bits.nbytes)
     if len(tensor.bits):
         best.offer(Coding.HALF, floats.encode_half(tensor))
@@ -143,7 +143,7 @@ def layout_of(
     if coding != Coding.CONTEXT:
         return None
     cursor = Cursor(payload, what)
-    decode_levels(cursor, dtype, math.prod(shape))
+    decode_codebook(cursor, dtype, math.prod(shape))
     return context.decode_layout(cursor)
 
 
@@ -162,38 +162,38 @@ def estimate_bits(tensor: RawTensor) -> float:
     or as halves (zstd and planes are not tried).
     """
     plain = 8 * len(floats.encode_half(tensor) or tensor.little_endian())
-    found = find_levels(tensor.bits, tensor.dtype) if plain else None
+    found = find_codebook(tensor.bits, tensor.dtype) if plain else None
     if found is None:
         return plain
-    levels, symbols = found
-    counts = rans.count_symbols(symbols, len(levels.patterns))
-    book = 8 * len(levels.encode(tensor.dtype))
-    if book + static.entropy_bits(counts) >= plain:
+    book, symbols = found
+    counts = rans.count_symbols(symbols, len(book.patterns))
+    book_bits = 8 * len(book.encode(tensor.dtype))
+    if book_bits + static.entropy_bits(counts) >= plain:
         return plain
-    return min(plain, book + static.estimate_bits(counts))
+    return min(plain, book_bits + static.estimate_bits(counts))
 
 
 def _encode_symbols(
-    levels: Levels, symbols: np.ndarray, tensor: RawTensor, around: Surroundings
+    book: Codebook, symbols: np.ndarray, tensor: RawTensor, around: Surroundings
 ) -> Iterator[tuple[Coding, bytes]]:
     """Payloads of codebook and symbols, as far as they may be the smallest."""
-    book = levels.encode(tensor.dtype)
-    many = len(levels.patterns)
+    head = book.encode(tensor.dtype)
+    many = len(book.patterns)
     if many == 1:
-        yield Coding.STATIC, book
+        yield Coding.STATIC, head
         return
-    if len(book) >= tensor.bits.nbytes:
+    if len(head) >= tensor.bits.nbytes:
         return
     counts = rans.count_symbols(symbols, many, around.map)
     entropy_bytes = static.entropy_bits(counts) / 8
-    if len(book) + entropy_bytes < tensor.bits.nbytes:
+    if len(head) + entropy_bytes < tensor.bits.nbytes:
         coding, stream = _encode_static(symbols, many, around.map)
-        yield coding, book + stream
+        yield coding, head + stream
         if coding == Coding.RANS and around.preset is Preset.SMALL:
-            yield Coding.STATIC, book + static.encode(symbols, many)
+            yield Coding.STATIC, head + static.encode(symbols, many)
     if around.preset is Preset.FAST or not context.can_encode(tensor.shape):
         return
-    alphabet = Alphabet(many, levels.zero)
+    alphabet = Alphabet(many, book.zero)
     if around.preset is Preset.SMALL:
         if around.layout is None and not _may_gain(symbols, tensor.shape, alphabet):
             return
@@ -204,7 +204,7 @@ def _encode_symbols(
             return
     yield (
         Coding.CONTEXT,
-        book + context.encode(symbols, tensor.shape, alphabet, layout, around.hints, around.map),
+        head + context.encode(symbols, tensor.shape, alphabet, layout, around.hints, around.map),
     )
 
 
@@ -261,15 +261,15 @@ def _decode_symbols(
     count = math.prod(shape)
     if not count:
         raise FormatError(f"{cursor.what}: symbols of a tensor without items")
-    levels = decode_levels(cursor, dtype, count)
-    many = len(levels.patterns)
+    book = decode_codebook(cursor, dtype, count)
+    many = len(book.patterns)
     if many == 1:
         if coding != Coding.STATIC or cursor.remaining:
             raise FormatError(f"{cursor.what}: a codebook of one level, and more after it")
-        return np.full(len(items), levels.patterns[0])
+        return np.full(len(items), book.patterns[0])
     stream: _Stream
     if coding == Coding.CONTEXT:
-        stream = ContextStream(cursor, shape, Alphabet(many, levels.zero), counts)
+        stream = ContextStream(cursor, shape, Alphabet(many, book.zero), counts)
     elif coding == Coding.RANS:
         stream = RansStream(cursor.view(cursor.remaining), count, many, cursor.what)
     else:
@@ -277,7 +277,7 @@ def _decode_symbols(
     step = stream.chunk_items
     kind = np.uint8 if coding == Coding.STATIC and many <= 1 << 8 else np.uint16
     chunks = range(items.start // step, -(-items.stop // step)) if items else range(0)
-    bits = np.empty(len(items), levels.patterns.dtype)
+    bits = np.empty(len(items), book.patterns.dtype)
 
     def decode(some: range) -> None:
         first, last = some.start * step, min(some.stop * step, count)
@@ -287,7 +287,7 @@ def _decode_symbols(
         symbols = out if in_place else np.empty(last - first, kind)
         for at in some:
             stream.decode_into(at, symbols[at * step - first :][:step])
-        take(levels.patterns, symbols[start - first : stop - first], out)
+        take(book.patterns, symbols[start - first : stop - first], out)
 
     together = max(1, _TOGETHER_ITEMS // step)
     for _ in map(decode, [chunks[at : at + together] for at in range(0, len(chunks), together)]):

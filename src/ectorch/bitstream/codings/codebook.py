@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ectorch.bitstream.native import compiled
+from ectorch.bitstream.kernels import kernels_for
+from ectorch.bitstream.native import MAX_LEVELS
 from ectorch.bitstream.tensor import DTYPES, Bits, bits_dtype, bits_from_bytes
 from ectorch.bitstream.wire import Cursor, unzigzag, varint, zigzag
 from ectorch.errors import FormatError
 
-MAX_LEVELS = 1 << 16
 _MAX_WHOLE = 1 << 53  # float64 holds every whole number up to here
 _GRID_DTYPES: dict[str, type[np.generic]] = {
     np.dtype(kind).name: kind
@@ -37,7 +37,7 @@ _MOST_LEVELS_AN_ITEM = 16  # more unused ones would cost more than a codebook of
 
 
 @dataclass(frozen=True, eq=False)
-class Levels:
+class Codebook:
     """The codebook of one tensor.
 
     Attributes:
@@ -65,8 +65,8 @@ class Levels:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # a damaged step may overflow: refused below
-def decode_levels(cursor: Cursor, dtype: str, items: int) -> Levels:
-    """Read what `Levels.encode` wrote.
+def decode_codebook(cursor: Cursor, dtype: str, items: int) -> Codebook:
+    """Read what `Codebook.encode` wrote.
 
     Args:
         items: of the tensor; they bound the levels, so that a few items cost little to read.
@@ -81,7 +81,7 @@ def decode_levels(cursor: Cursor, dtype: str, items: int) -> Levels:
     size = DTYPES[dtype]
     kept = cursor.byte()
     if kept == 0:
-        return Levels(bits_from_bytes(cursor.take(count * size), dtype))
+        return Codebook(bits_from_bytes(cursor.take(count * size), dtype))
     if kept > size or dtype not in _GRID_DTYPES:
         raise FormatError(f"{cursor.what}: no grid with a step of {kept} bytes for {dtype}")
     step = int.from_bytes(cursor.take(kept).ljust(size, b"\0"), "big")
@@ -90,59 +90,46 @@ def decode_levels(cursor: Cursor, dtype: str, items: int) -> Levels:
     if max(abs(first), abs(last)) > MAX_LEVELS:
         raise FormatError(f"{cursor.what}: grid indices {first} to {last} out of range")
     values = _grid_values(step, first, count, dtype)
-    if not _fits(values, dtype):
+    if not _are_exact(values, dtype):
         raise FormatError(f"{cursor.what}: a grid value is no finite {dtype}")
-    return Levels(_to_bits(values, dtype), step, first)
+    return Codebook(_to_bits(values, dtype), step, first)
 
 
-def find_levels(bits: Bits, dtype: str) -> tuple[Levels, np.ndarray] | None:
+def find_codebook(bits: Bits, dtype: str) -> tuple[Codebook, np.ndarray] | None:
     """Codebook and symbols of a tensor, or None when it has more than `MAX_LEVELS` values.
 
     Args:
         bits: (n,) bit patterns, n >= 1.
 
     Returns:
-        the levels, and (n,) uint16 symbols. A function of the bit patterns alone.
+        the codebook, and (n,) uint16 symbols. A function of the bit patterns alone.
     """
-    found = _find_distinct(bits)
+    symbols = np.empty(len(bits), np.uint16)
+    found = kernels_for(0).find_distinct(bits, MAX_LEVELS, symbols)
     if found is None:
         return None
-    patterns, symbols = found
+    patterns: Bits = np.frombuffer(found, bits.dtype)
     grid = _find_grid(patterns, dtype)
     if grid is None:
-        return Levels(patterns), symbols
+        return Codebook(patterns), symbols
     step, index = grid
     first, count = int(index.min()), int(np.ptp(index)) + 1
     if _UNUSED_LEVEL_BITS * (count - len(patterns)) > 8 * patterns.nbytes:
-        return Levels(patterns), symbols
+        return Codebook(patterns), symbols
     patterns = _to_bits(_grid_values(step, first, count, dtype), dtype)
-    return Levels(patterns, step, first), take((index - first).astype(np.uint16), symbols, symbols)
+    return Codebook(patterns, step, first), take(
+        (index - first).astype(np.uint16), symbols, symbols
+    )
 
 
 def take(table: np.ndarray, symbols: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """``table[symbols]``, of unsigned integers and (n,) uint8 or uint16; into ``out``, if any."""
-    native = compiled(0)
+    kernels = kernels_for(0)
     out = np.empty(len(symbols), table.dtype) if out is None else out
     for start in range(0, len(symbols), _TAKEN_ITEMS):
         block = slice(start, start + _TAKEN_ITEMS)
-        if native is None:
-            out[block] = table[symbols[block]]
-        else:
-            native.take(table, symbols[block].astype(np.uint16, copy=False), out[block])
+        kernels.take(table, symbols[block].astype(np.uint16, copy=False), out[block])
     return out
-
-
-def _find_distinct(bits: Bits) -> tuple[Bits, np.ndarray] | None:
-    """Sorted patterns and (n,) uint16 symbols: `np.unique`, which gives up past `MAX_LEVELS`."""
-    native = compiled(0)
-    if native is not None:
-        symbols = np.empty(len(bits), np.uint16)
-        found = native.find_distinct(bits, MAX_LEVELS, symbols)
-        return None if found is None else (np.frombuffer(found, bits.dtype), symbols)
-    if len(np.unique(bits[: 4 * MAX_LEVELS])) > MAX_LEVELS:  # spares a sort of all of them
-        return None
-    patterns, positions = np.unique(bits, return_inverse=True)
-    return None if len(patterns) > MAX_LEVELS else (patterns, positions.astype(np.uint16))
 
 
 @np.errstate(all="ignore")  # extreme values overflow: they are on no grid then
@@ -171,7 +158,7 @@ def _find_grid(patterns: Bits, dtype: str) -> tuple[int, np.ndarray] | None:
             some = steps[start : start + together]
             grids = index * _to_values(some, dtype)[:, None]
             for at in np.flatnonzero((_to_bits(grids, dtype) == patterns).all(axis=1)):
-                if _fits(grids[at], dtype):
+                if _are_exact(grids[at], dtype):
                     return int(some[at]), index.astype(np.int64)
     return None
 
@@ -211,7 +198,7 @@ def _grid_values(step: int, first: int, count: int, dtype: str) -> np.ndarray:
     return np.arange(first, first + count, dtype=np.float64) * value
 
 
-def _fits(values: np.ndarray, dtype: str) -> bool:
+def _are_exact(values: np.ndarray, dtype: str) -> bool:
     """Whether all are finite in ``dtype``, integers exact: machines differ on the others."""
     kind = _GRID_DTYPES[dtype]
     if dtype == "bfloat16":  # may be finite as the float32 that it is rounded from

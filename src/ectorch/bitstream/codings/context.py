@@ -1,6 +1,6 @@
 """Adaptive context coder: how a tensor is laid out for the model, in chunks that threads share.
 
-`native/context_model.hpp` and its plain twin `context_model` predict every symbol from those
+The kernels, `context_model` in C++ and in Python, predict every symbol from those
 before it, of the same row, column and neighbourhood. Which layout is best is a matter of trying.
 """
 
@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ectorch.bitstream.native import compiled
+from ectorch.bitstream.kernels import kernels_for, naming
+from ectorch.bitstream.native import Shape
 from ectorch.bitstream.parallel import Map
-from ectorch.bitstream.plain import context_model
 from ectorch.bitstream.wire import Cursor, varint
 from ectorch.errors import FormatError
 
@@ -101,7 +101,7 @@ def can_encode(shape: Sequence[int]) -> bool:
     return math.prod(shape) > 0 and math.prod(shape[1:]) <= _MAX_LINES
 
 
-def fits(rows: int, columns: int) -> bool:
+def can_hint(rows: int, columns: int) -> bool:
     """Whether an earlier tensor of so many rows may feed this one's columns."""
     return 1 < rows <= columns and columns % rows == 0
 
@@ -177,18 +177,13 @@ class _ChunkCoder:
     def encode(self, symbols: np.ndarray, at: int) -> bytes:
         items = self.chunk_rows * self.columns
         part = symbols[at * items : (at + 1) * items]
-        kernels = compiled(len(part)) or context_model
-        stream: bytes = kernels.context_encode(part, *self._arguments(at))
-        return stream
+        return kernels_for(len(part)).context_encode(part, *self._arguments(at))
 
     def decode(self, data: memoryview, at: int, out: np.ndarray, what: str) -> None:
-        kernels = compiled(len(out)) or context_model
-        try:
-            kernels.context_decode(data, out, *self._arguments(at))
-        except kernels.DamagedStream as error:
-            raise FormatError(f"{what}: {error}") from error
+        with naming(what):
+            kernels_for(len(out)).context_decode(data, out, *self._arguments(at))
 
-    def _arguments(self, at: int) -> tuple[object, ...]:
+    def _arguments(self, at: int) -> tuple[Shape, int, bool, bool, int, int, np.ndarray]:
         height, width = self.maps
         rows = min(self.chunk_rows, self.rows - at * self.chunk_rows)
         shape = (rows, self.columns // (height * width), height, width)
@@ -228,11 +223,11 @@ def _possible_maps(
 
 def _fitting_hints(shape: Sequence[int], hints: Mapping[int, np.ndarray]) -> list[int]:
     columns = math.prod(shape[1:])
-    return [at for at, counts in hints.items() if fits(len(counts), columns)]
+    return [at for at, counts in hints.items() if can_hint(len(counts), columns)]
 
 
 def _check_hint(counts: np.ndarray, columns: int, what: str) -> np.ndarray:
-    if not fits(len(counts), columns):
+    if not can_hint(len(counts), columns):
         raise FormatError(f"{what}: {len(counts)} rows of another tensor for {columns} columns")
     return counts
 

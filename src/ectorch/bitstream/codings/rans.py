@@ -12,24 +12,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from types import ModuleType
 from typing import ClassVar, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from ectorch.bitstream.codings import static
 from ectorch.bitstream.codings.static import FrequencyTable, PricedTables
-from ectorch.bitstream.native import compiled
+from ectorch.bitstream.kernels import kernels_for, naming
+from ectorch.bitstream.native import MAX_RANS_SCALE_BITS, RUN_CLASSES
 from ectorch.bitstream.parallel import Map
-from ectorch.bitstream.plain import ranscoder
 from ectorch.bitstream.wire import Cursor, varint
 from ectorch.errors import FormatError
 
-MAX_SCALE_BITS = 16
 _CHUNK_BITS = 20  # log2 of a chunk's symbols, unless it had too few bytes
 _MIN_CHUNK_BITS, _MAX_CHUNK_BITS = 8, 32
 _SMALL_CHUNK_BITS = 8 << 16  # sizes and states, 20 bytes a chunk, shall be next to nothing
-_RUN_CLASSES = 128
 _EXACT_RUNS = 16
 _SCALE_SLACK = 1 / 2048  # of the bits: a smaller table is faster
 _RUNS_SLACK = 3 / 2048  # so much more, or less, where runs are the faster, or the slower, way
@@ -40,11 +38,10 @@ _STATIC_SLACK, _STATIC_SLACK_BITS = 1 / 512, 512  # more over the range coder: i
 
 def count_symbols(symbols: np.ndarray, levels: int, map: Map = map) -> np.ndarray:
     """(levels,) uint64: how often each level occurs among (n,) uint16 ``symbols``."""
-    kernels = compiled(0) or ranscoder
 
     def count(part: np.ndarray) -> np.ndarray:
         counts = np.zeros(levels, np.uint64)
-        kernels.count_symbols(part, counts)
+        kernels_for(0).count_symbols(part, counts)
         return counts
 
     return _sum(map(count, _split(symbols, _CHUNK_BITS)), levels)
@@ -61,12 +58,11 @@ def encode(symbols: np.ndarray, levels: int, map: Map = map) -> bytes | None:
     counts = count_symbols(symbols, levels, map)
     chunk_bits = _choose_chunk_bits(counts)
     parts = _split(symbols, chunk_bits)
-    kernels = compiled(len(symbols)) or ranscoder
     tables = static.PricedTables(counts)
-    model, bits = _choose_model(kernels, tables, counts, parts, map)
+    model, bits = _choose_model(tables, counts, parts, map)
     if bits > tables.bits.min() * (1 + _STATIC_SLACK) + _STATIC_SLACK_BITS:
         return None
-    chunks = list(map(lambda part: model.encode(kernels, part), parts))
+    chunks = list(map(model.encode, parts))
     sizes = b"".join(model.sizes(tokens, len(data)) for tokens, data in chunks)
     head = bytes([model.mode, chunk_bits]) + model.header() + sizes
     return head + b"".join(data for _, data in chunks)
@@ -91,7 +87,6 @@ class RansStream:
         cursor = Cursor(data, what)
         self._what = what
         self._count = count
-        self._kernels = compiled(count) or ranscoder
         model = _MODES.get(cursor.byte())
         chunk_bits = cursor.byte()
         if model is None or not _MIN_CHUNK_BITS <= chunk_bits <= _MAX_CHUNK_BITS:
@@ -117,10 +112,8 @@ class RansStream:
         """Fill ``out``, uint16 of the length of chunk ``index``, contiguous."""
         start = self._ends[index - 1] if index else 0
         data = self._data[start : self._ends[index]]
-        try:
-            self._model.decode(self._kernels, data, self._tokens[index], out)
-        except self._kernels.DamagedStream as error:
-            raise FormatError(f"{self._what}: {error}") from error
+        with naming(self._what):
+            self._model.decode(data, self._tokens[index], out)
 
 
 @dataclass(frozen=True)
@@ -133,12 +126,12 @@ class _Table:
     def bits(self) -> int:
         return self.table.scale_bits
 
-    @cached_property
-    def frequencies(self) -> np.ndarray:
-        return np.array(self.table.frequencies, np.uint32)
+    @property
+    def frequencies(self) -> npt.NDArray[np.uint32]:
+        return self.table.frequencies
 
     @cached_property
-    def slots(self) -> np.ndarray:
+    def slots(self) -> npt.NDArray[np.uint64]:
         """(2**bits,) uint64: frequency << 32 | place in the symbol's interval << 16 | symbol."""
         frequencies = self.frequencies.astype(np.int64)
         symbols = np.repeat(np.arange(len(frequencies)), frequencies)
@@ -153,9 +146,9 @@ class _Table:
     @classmethod
     def read(cls, cursor: Cursor, levels: int) -> _Table:
         table = static.decode_table(cursor.take(cursor.varint()), levels, cursor.what)
-        if table.scale_bits > MAX_SCALE_BITS:
+        if table.scale_bits > MAX_RANS_SCALE_BITS:
             raise FormatError(
-                f"{cursor.what}: table of scale {table.scale_bits}, at most {MAX_SCALE_BITS}"
+                f"{cursor.what}: table of scale {table.scale_bits}, at most {MAX_RANS_SCALE_BITS}"
             )
         return cls(table)
 
@@ -174,11 +167,9 @@ class _Model(Protocol):
 
     def read_sizes(self, cursor: Cursor) -> tuple[int, int]: ...
 
-    def encode(self, kernels: ModuleType, symbols: np.ndarray) -> tuple[int, bytes]: ...
+    def encode(self, symbols: np.ndarray) -> tuple[int, bytes]: ...
 
-    def decode(
-        self, kernels: ModuleType, data: memoryview, tokens: int, out: np.ndarray
-    ) -> None: ...
+    def decode(self, data: memoryview, tokens: int, out: np.ndarray) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -201,12 +192,12 @@ class _Dense:
     def read_sizes(self, cursor: Cursor) -> tuple[int, int]:
         return 0, cursor.varint()
 
-    def encode(self, kernels: ModuleType, symbols: np.ndarray) -> tuple[int, bytes]:
-        table = self.symbols
+    def encode(self, symbols: np.ndarray) -> tuple[int, bytes]:
+        kernels, table = kernels_for(len(symbols)), self.symbols
         return 0, kernels.rans_encode_dense(symbols, table.frequencies, table.bits)
 
-    def decode(self, kernels: ModuleType, data: memoryview, tokens: int, out: np.ndarray) -> None:
-        kernels.rans_decode_dense(data, self.symbols.slots, out)
+    def decode(self, data: memoryview, tokens: int, out: np.ndarray) -> None:
+        kernels_for(len(out)).rans_decode_dense(data, self.symbols.slots, out)
 
 
 @dataclass(frozen=True)
@@ -225,7 +216,7 @@ class _Runs:
     @classmethod
     def read(cls, cursor: Cursor, levels: int) -> _Runs:
         zero, classes = cursor.varint(), cursor.varint()
-        if zero >= levels or not 1 <= classes <= _RUN_CLASSES:
+        if zero >= levels or not 1 <= classes <= RUN_CLASSES:
             raise FormatError(f"{cursor.what}: runs of level {zero}, {classes} classes")
         return cls(zero, _Table.read(cursor, classes), _Table.read(cursor, levels))
 
@@ -235,22 +226,21 @@ class _Runs:
     def read_sizes(self, cursor: Cursor) -> tuple[int, int]:
         return cursor.varint(), cursor.varint()
 
-    def encode(self, kernels: ModuleType, symbols: np.ndarray) -> tuple[int, bytes]:
-        runs, others = self.runs, self.symbols
-        coded: tuple[int, bytes] = kernels.rans_encode_runs(
+    def encode(self, symbols: np.ndarray) -> tuple[int, bytes]:
+        kernels, runs, others = kernels_for(len(symbols)), self.runs, self.symbols
+        return kernels.rans_encode_runs(
             symbols, self.zero, runs.frequencies, runs.bits, others.frequencies, others.bits
         )
-        return coded
 
-    def decode(self, kernels: ModuleType, data: memoryview, tokens: int, out: np.ndarray) -> None:
-        kernels.rans_decode_runs(data, tokens, self.zero, self.runs.slots, self.symbols.slots, out)
+    def decode(self, data: memoryview, tokens: int, out: np.ndarray) -> None:
+        kernels, runs, others = kernels_for(len(out)), self.runs.slots, self.symbols.slots
+        kernels.rans_decode_runs(data, tokens, self.zero, runs, others, out)
 
 
 _MODES: dict[int, type[_Dense] | type[_Runs]] = {model.mode: model for model in (_Dense, _Runs)}
 
 
 def _choose_model(
-    kernels: ModuleType,
     tables: PricedTables,
     counts: np.ndarray,
     parts: list[np.ndarray],
@@ -264,11 +254,11 @@ def _choose_model(
         return _Dense(dense), dense_bits
 
     def count_runs(part: np.ndarray) -> np.ndarray:
-        counts = np.zeros(_RUN_CLASSES, np.uint64)
-        kernels.count_runs(part, zero, counts)
+        counts = np.zeros(RUN_CLASSES, np.uint64)
+        kernels_for(0).count_runs(part, zero, counts)
         return counts
 
-    run_counts = np.trim_zeros(_sum(map(count_runs, parts), _RUN_CLASSES), "b")
+    run_counts = np.trim_zeros(_sum(map(count_runs, parts), RUN_CLASSES), "b")
     others = np.where(np.arange(len(counts)) == zero, 0, counts)
     runs, run_bits = _choose_table(PricedTables(run_counts))
     symbols, symbol_bits = _choose_table(PricedTables(others))
@@ -283,7 +273,7 @@ def _choose_model(
 
 def _choose_table(tables: PricedTables) -> tuple[_Table, float]:
     """The smallest scale that is about as good as the best, and the bits of table and symbols."""
-    bits = tables.bits[tables.scales <= MAX_SCALE_BITS]
+    bits = tables.bits[tables.scales <= MAX_RANS_SCALE_BITS]
     at = int(np.argmax(bits <= bits.min() * (1 + _SCALE_SLACK)))
     return _Table(tables[at]), float(bits[at])
 

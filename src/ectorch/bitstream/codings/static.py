@@ -9,27 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from ectorch.bitstream.native import compiled
-from ectorch.bitstream.plain.rangecoder import MAX_SCALE_BITS, RangeDecoder, RangeEncoder
-from ectorch.errors import FormatError
+from ectorch.bitstream.kernels import kernels_for, naming
+from ectorch.bitstream.native import MAX_SCALE_BITS
 
 _SCALE_FIELD_BITS = 5
 _CLASS_FIELD_BITS = 5  # bit length of a frequency, 0 to 24
 _COUNTED_ITEMS = 1 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FrequencyTable:
-    """Integer frequencies that sum to ``2**scale_bits``; a level that never occurs has 0."""
+    """(levels,) uint32 that sum to ``2**scale_bits``; a level that never occurs has 0."""
 
-    frequencies: tuple[int, ...]
+    frequencies: npt.NDArray[np.uint32]
     scale_bits: int
-
-    @property
-    def implied(self) -> int:
-        """The level whose frequency is not stored, since the sum gives it: the most frequent."""
-        return self.frequencies.index(max(self.frequencies))
 
 
 class PricedTables:
@@ -53,7 +48,7 @@ class PricedTables:
         self.bits = symbols + fields + mantissas.sum(1) - mantissas.max(1)
 
     def __getitem__(self, at: int) -> FrequencyTable:
-        return FrequencyTable(tuple(self._frequencies[at].tolist()), int(self.scales[at]))
+        return FrequencyTable(self._frequencies[at].astype(np.uint32), int(self.scales[at]))
 
 
 def best_table(counts: np.ndarray) -> FrequencyTable:
@@ -64,31 +59,15 @@ def best_table(counts: np.ndarray) -> FrequencyTable:
 
 def encode_table(table: FrequencyTable) -> bytes:
     """A table alone, as it stands at the head of a static stream."""
-    native = compiled(0)
-    if native is not None:
-        frequencies = np.array(table.frequencies, np.uint32)
-        stream: bytes = native.static_encode(np.empty(0, np.uint16), frequencies, table.scale_bits)
-        return stream
-    coder = RangeEncoder()
-    _encode_table(coder, table)
-    return coder.finish()
+    return _encode(np.empty(0, np.uint16), table)
 
 
 def decode_table(data: bytes, levels: int, what: str) -> FrequencyTable:
-    """Inverse of `encode_table`; raises `FormatError` as `decode` does."""
-    native = compiled(0)
-    if native is not None:
-        frequencies = np.empty(levels, np.uint32)
-        try:
-            scale_bits = native.decode_table(data, frequencies)
-        except native.DamagedStream as error:
-            raise FormatError(f"{what}: {error}") from error
-        return FrequencyTable(tuple(frequencies.tolist()), scale_bits)
-    coder = RangeDecoder(data, what)
-    table = _decode_table(coder, levels, what)
-    if not coder.exhausted:
-        raise FormatError(f"{what}: bytes left after the last frequency")
-    return table
+    """Inverse of `encode_table`; raises `FormatError` as `decode_into` does."""
+    frequencies = np.empty(levels, np.uint32)
+    with naming(what):
+        scale_bits = kernels_for(0).decode_table(data, frequencies)
+    return FrequencyTable(frequencies, scale_bits)
 
 
 def least_table_bits(levels: int) -> int:
@@ -117,65 +96,30 @@ def count(symbols: np.ndarray, levels: int) -> np.ndarray:
 
 
 def encode(symbols: np.ndarray, levels: int) -> bytes:
-    """Code (n,) integer symbols in ``[0, levels)``, all of which are in use at both ends.
-
-    A tensor of one level needs no bytes.
-    """
-    if levels == 1:
-        return b""
-    table = best_table(count(symbols, levels))
-    native = compiled(len(symbols))
-    if native is not None:
-        frequencies = np.array(table.frequencies, np.uint32)
-        if symbols.dtype != np.uint8:
-            symbols = symbols.astype(np.uint16, copy=False)
-        stream: bytes = native.static_encode(symbols, frequencies, table.scale_bits)
-        return stream
-    coder = RangeEncoder()
-    _encode_table(coder, table)
-    coder.encode_symbols(symbols.tolist(), table.frequencies, table.scale_bits)
-    return coder.finish()
-
-
-def decode(data: bytes | memoryview, count: int, levels: int, what: str) -> np.ndarray:
-    """Read (count,) integer symbols; ``what`` names the tensor in errors.
-
-    Raises:
-        FormatError: on a table that does not sum to its scale, or bytes that nobody coded.
-    """
-    if levels == 1:
-        if data:
-            raise FormatError(f"{what}: {len(data)} bytes follow a codebook of one level")
-        return np.broadcast_to(np.intp(0), (count,))
-    out = np.empty(count, np.uint16)
-    decode_into(data, out, levels, what)
-    return out
+    """Code (n,) integer symbols in ``[0, levels)``, at least two of which occur."""
+    if symbols.dtype != np.uint8:
+        symbols = symbols.astype(np.uint16, copy=False)
+    return _encode(symbols, best_table(count(symbols, levels)))
 
 
 def decode_into(
     data: bytes | memoryview, out: np.ndarray, levels: int, what: str, whole: bool = True
 ) -> None:
-    """Fill ``out``, uint8 or uint16, contiguous, as `decode` does; two levels at least.
+    """Fill (n,) ``out``, uint8 or uint16, contiguous; ``what`` names the tensor in errors.
 
     Args:
+        levels: two at least.
         whole: the stream holds no more symbols.
+
+    Raises:
+        FormatError: on a table that does not sum to its scale, or bytes that nobody coded.
     """
-    native = compiled(len(out))
-    if native is not None:
-        try:
-            native.static_decode(data, out, levels, whole)
-        except native.DamagedStream as error:
-            raise FormatError(f"{what}: {error}") from error
-        return
-    coder = RangeDecoder(data, what)
-    table = _decode_table(coder, levels, what)
-    out[:] = coder.decode_symbols(len(out), table.frequencies, table.scale_bits)
-    if whole and not coder.exhausted:
-        raise FormatError(f"{what}: bytes left after the last symbol")
+    with naming(what):
+        kernels_for(len(out)).static_decode(data, out, levels, whole)
 
 
 class StaticStream:
-    """A stream of one chunk, in the form of those that have several; see `decode`."""
+    """A stream of one chunk, in the form of those that have several; see `decode_into`."""
 
     def __init__(self, data: bytes | memoryview, count: int, levels: int, what: str) -> None:
         self.chunk_items = count
@@ -216,30 +160,6 @@ def _index_bits(levels: int) -> int:
     return (levels - 1).bit_length()
 
 
-def _encode_table(coder: RangeEncoder, table: FrequencyTable) -> None:
-    implied = table.implied
-    coder.encode_uniform(table.scale_bits, _SCALE_FIELD_BITS)
-    coder.encode_uniform(implied, _index_bits(len(table.frequencies)))
-    for level, frequency in enumerate(table.frequencies):
-        if level != implied:
-            length = frequency.bit_length()
-            coder.encode_uniform(length, _CLASS_FIELD_BITS)
-            if length > 1:
-                coder.encode_uniform(frequency - (1 << length - 1), length - 1)
-
-
-def _decode_table(coder: RangeDecoder, levels: int, what: str) -> FrequencyTable:
-    scale_bits = coder.decode_uniform(_SCALE_FIELD_BITS)
-    implied = coder.decode_uniform(_index_bits(levels))
-    if not 1 <= scale_bits <= MAX_SCALE_BITS or implied >= levels:
-        raise FormatError(f"{what}: frequency table of scale {scale_bits}, implied level {implied}")
-    frequencies = [0] * levels
-    for level in range(levels):
-        if level != implied:
-            length = coder.decode_uniform(_CLASS_FIELD_BITS)
-            low_bits = coder.decode_uniform(length - 1) if length > 1 else 0
-            frequencies[level] = (1 << length - 1) + low_bits if length else 0
-    frequencies[implied] = (1 << scale_bits) - sum(frequencies)
-    if frequencies[implied] < 1:
-        raise FormatError(f"{what}: frequencies sum to more than 2**{scale_bits}")
-    return FrequencyTable(tuple(frequencies), scale_bits)
+def _encode(symbols: np.ndarray, table: FrequencyTable) -> bytes:
+    kernels = kernels_for(len(symbols))
+    return kernels.static_encode(symbols, table.frequencies, table.scale_bits)

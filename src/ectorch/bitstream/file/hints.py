@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ectorch.bitstream.codings.choose import count_nonzeros
-from ectorch.bitstream.codings.context import fits
+from ectorch.bitstream.codings.context import can_hint
 from ectorch.bitstream.tensor import RawTensor
 
 _MOST = 4
@@ -58,5 +58,5 @@ def _divisors(columns: int) -> Iterator[int]:
     for small in range(1, math.isqrt(columns) + 1):
         if columns % small == 0:
             for rows in {small, columns // small}:
-                if fits(rows, columns):
+                if can_hint(rows, columns):
                     yield rows

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from ectorch.bitstream.codings.choose import Coding, count_nonzeros, decode_tensor, layout_of
-from ectorch.bitstream.codings.context import Counts, fits, no_counts
+from ectorch.bitstream.codings.context import Counts, can_hint, no_counts
 from ectorch.bitstream.file.index import FREE_BYTES, Entry, decode_header
 from ectorch.bitstream.file.source import BytesSource, FileSource, Source
 from ectorch.bitstream.file.writer import (
@@ -208,7 +208,7 @@ class Reader:
         if hint >= self._index[entry.name] or self._by_index[hint].alias_of is not None:
             raise FormatError(f"{what}: coded with the tensor {hint}, which is no earlier one")
         rows, columns = self._by_index[hint].shape[:1] or (1,), math.prod(entry.shape[1:])
-        if not fits(rows[0], columns):
+        if not can_hint(rows[0], columns):
             raise FormatError(f"{what}: {rows[0]} rows of another tensor for {columns} columns")
         return hint
 

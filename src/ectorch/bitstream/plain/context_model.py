@@ -3,8 +3,7 @@
 A tensor is rows x channels x height x width; a column is one of channels x height x width. Each
 symbol becomes binary decisions: whether it is the zero, its sign, the length of its magnitude,
 then the bits below the first. This room says from which contexts each one is predicted, `decisions`
-how. Names and arguments are those of `ectorch.bitstream._native`: either module serves as the
-kernels.
+how.
 """
 
 from __future__ import annotations
@@ -18,18 +17,14 @@ from typing import TypeVar
 
 import numpy as np
 
+from ectorch.bitstream.native import MAX_LEVELS, DamagedStream, Shape
 from ectorch.bitstream.plain.decisions import Decisions, Kind, Slot, clamp
-from ectorch.bitstream.plain.rangecoder import RangeDecoder, RangeEncoder
-from ectorch.errors import FormatError
+from ectorch.bitstream.plain.range_coder import RangeDecoder, RangeEncoder
 
-Shape = tuple[int, int, int, int]  # rows, channels, height, width
 _Column = tuple[int, int, int]  # which of channels, height, width
 _Item = tuple[int, _Column]
 _Key = TypeVar("_Key", int, _Column)  # of a row or a column
 
-DamagedStream = FormatError  # by the compiled module's name
-
-_MAX_LEVELS = 1 << 16
 _MOST_ITEMS = (1 << 31) - 1  # that the compiled model counts
 
 
@@ -79,7 +74,7 @@ def context_decode(
         DamagedStream: on bytes that no encoder writes, as far as that can be told.
     """
     _check(symbols, shape, order, levels, zero)
-    coder = RangeDecoder(data, "context model")
+    coder = RangeDecoder(data)
     values = _run_model(coder, (), shape, order, live, light, levels, zero, hint)
     if not coder.exhausted:
         raise DamagedStream("bytes left after the last symbol")
@@ -94,7 +89,7 @@ def _check(symbols: np.ndarray, shape: Shape, order: int, levels: int, zero: int
         raise ValueError("shape and symbols differ, or there are too many")
     if not 0 <= order <= 3:
         raise ValueError("order other than 0 to 3")
-    if not 0 <= zero < levels <= _MAX_LEVELS:
+    if not 0 <= zero < levels <= MAX_LEVELS:
         raise ValueError("zero is none of 1 to 65536 levels")
 
 

@@ -2,7 +2,7 @@
 
 Each context has an adaptive probability. They are mixed, as logarithms of odds, by weights that
 learn, as in the PAQ compressors (M. Mahoney, 2005); the mix is refined by what came of such mixes
-before, and `rangecoder` codes the decision. Integers only; a decoder learns as its encoder did.
+before, and `range_coder` codes the decision. Integers only; a decoder learns as its encoder did.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from operator import mul
 
-from ectorch.bitstream.plain.rangecoder import RangeDecoder, RangeEncoder
+from ectorch.bitstream.plain.range_coder import RangeDecoder, RangeEncoder
 
 _MAX_STRETCH = 3071  # 256 a nat
 _CELLS = 25  # of a refinement, 256 apart

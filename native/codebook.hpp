@@ -1,4 +1,5 @@
-// Distinct bit patterns of a tensor and where each item stands among them: np.unique in one pass.
+// Distinct bit patterns of a tensor and where each item stands among them: np.unique in one pass;
+// the plain twin is src/ectorch/bitstream/plain/codebook.py.
 #pragma once
 
 #include <algorithm>

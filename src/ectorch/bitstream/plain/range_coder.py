@@ -13,14 +13,13 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
-from ectorch.errors import FormatError
+from ectorch.bitstream.native import DamagedStream
 
 STATE_BITS = 48
 _STATE_MASK = (1 << STATE_BITS) - 1
 _SETTLED_SHIFT = STATE_BITS - 8
 _MIN_RANGE = 1 << _SETTLED_SHIFT
 _PROBABILITY_BITS = 16  # of a binary decision
-MAX_SCALE_BITS = 24  # leaves 16 bits of precision in range >> scale_bits
 
 
 class RangeEncoder:
@@ -101,20 +100,19 @@ class RangeEncoder:
 
 
 class RangeDecoder:
-    """Mirror of `RangeEncoder`; past the end of ``data`` it reads zeros; errors name ``what``.
+    """Mirror of `RangeEncoder`; past the end of ``data`` it reads zeros.
 
     Raises:
-        FormatError: when the stream cannot come from a `RangeEncoder`.
+        DamagedStream: when the stream cannot come from a `RangeEncoder`.
     """
 
-    def __init__(self, data: bytes | memoryview, what: str) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         self._data = data = bytes(data)
-        self._what = what
         self._at = STATE_BITS // 8
         self._code = int.from_bytes(data[: self._at].ljust(self._at, b"\0"), "big")
         self._range = _STATE_MASK
         if self._code >= self._range:
-            raise self._outside()
+            raise _outside()
 
     @property
     def exhausted(self) -> bool:
@@ -126,7 +124,7 @@ class RangeDecoder:
         unit = self._range >> bits
         value = self._code // unit
         if value >> bits:
-            raise self._outside()
+            raise _outside()
         self._code -= value * unit
         self._range = unit
         self._refill()
@@ -158,7 +156,7 @@ class RangeDecoder:
             unit = width >> scale_bits
             target = code // unit
             if target > last:
-                raise self._outside()
+                raise _outside()
             symbol = bisect_right(starts, target) - 1
             out.append(symbol)
             code -= starts[symbol] * unit
@@ -170,12 +168,13 @@ class RangeDecoder:
         self._at, self._code, self._range = at, code, width
         return out
 
-    def _outside(self) -> FormatError:
-        return FormatError(f"{self._what}: range-coded stream is outside of the coded interval")
-
     def _refill(self) -> None:
         while self._range < _MIN_RANGE:
             byte = self._data[self._at] if self._at < len(self._data) else 0
             self._code = (self._code << 8) | byte
             self._range <<= 8
             self._at += 1
+
+
+def _outside() -> DamagedStream:
+    return DamagedStream("range-coded stream is outside of the coded interval")

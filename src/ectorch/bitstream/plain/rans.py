@@ -3,30 +3,28 @@
 rANS (J. Duda, 2013) keeps what was coded in one integer a lane. A symbol of frequency f that
 starts at s among ``2**bits`` takes x to ``(x // f << bits) + s + x % f``; a decoder undoes that
 from the low bits of x. States lie in [2**16, 2**32): a 16-bit word moves out or in at the bounds.
-Eight lanes take turns, so that a processor works on eight symbols at once. Names and arguments
-are those of `ectorch.bitstream._native`: either module serves as the kernels of `rans`.
+Eight lanes take turns, so that a processor works on eight symbols at once.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-LANES = 8
+from ectorch.bitstream.native import MAX_RANS_SCALE_BITS, RUN_CLASSES, DamagedStream
+from ectorch.bitstream.plain.static_coder import check_coded, check_frequencies
+
+_LANES = 8
 _LOWEST = 1 << 16  # of a state; an encoder's lanes start here
-_STATE_BYTES = 4 * LANES
+_STATE_BYTES = 4 * _LANES
 _EXACT_RUNS = 16  # shorter runs have a class each, longer ones four an octave
 _MAX_RAW_BITS = 16  # that one step codes
-
-
-class DamagedStream(ValueError):  # noqa: N818 - the compiled module's name
-    """Bytes that no encoder writes."""
 
 
 class _Encoder:
     """Codes back to front, as states are last in, first out."""
 
     def __init__(self) -> None:
-        self._states = [_LOWEST] * LANES
+        self._states = [_LOWEST] * _LANES
         self._words: list[int] = []
 
     def put(self, lane: int, step: tuple[int, int], bits: int) -> None:
@@ -79,19 +77,20 @@ class _Decoder:
 
 def rans_encode_dense(symbols: np.ndarray, frequencies: np.ndarray, scale_bits: int) -> bytes:
     """Code (n,) symbols with (levels,) frequencies that sum to ``2**scale_bits``."""
-    steps = _steps(frequencies)
+    steps = _steps(frequencies, scale_bits)
+    check_coded(symbols, frequencies)
     coder = _Encoder()
     for i, symbol in reversed(list(enumerate(symbols.tolist()))):
-        coder.put(i % LANES, steps[symbol], scale_bits)
+        coder.put(i % _LANES, steps[symbol], scale_bits)
     return coder.finish()
 
 
 def rans_decode_dense(data: bytes | memoryview, slots: np.ndarray, symbols: np.ndarray) -> None:
     """Fill (n,) ``symbols``; ``slots`` (2**bits,) are frequency, place and symbol, packed."""
-    coder = _Decoder(data)
     table, bits = _unpacked(slots)
+    coder = _Decoder(data)
     for i in range(len(symbols)):
-        symbols[i] = coder.take(i % LANES, table, bits)
+        symbols[i] = coder.take(i % _LANES, table, bits)
     coder.check_end()
 
 
@@ -104,14 +103,19 @@ def rans_encode_runs(
     symbol_scale_bits: int,
 ) -> tuple[int, bytes]:
     """How many (n,) symbols are not ``zero``, and these coded, each after the run before it."""
+    run_steps = _steps(run_frequencies, run_scale_bits)
+    symbol_steps = _steps(symbol_frequencies, symbol_scale_bits)
+    if len(symbols) and symbols.max() >= len(symbol_frequencies):
+        raise ValueError("symbol beyond the last level")
     places = np.flatnonzero(symbols != zero)
     if not len(places):
         return 0, b""
     runs = (np.diff(places, prepend=-1) - 1).tolist()
-    run_steps, symbol_steps = _steps(run_frequencies), _steps(symbol_frequencies)
+    check_coded(symbols[places], symbol_frequencies)
+    check_coded(np.array([*map(_run_class, runs)]), run_frequencies)
     coder = _Encoder()
     for token in reversed(range(len(places))):
-        lane = 2 * token % LANES
+        lane = 2 * token % _LANES
         kind = _run_class(runs[token])
         base, raw_bits = _run_of(kind)
         raw = runs[token] - base
@@ -132,16 +136,16 @@ def rans_decode_runs(
     symbols: np.ndarray,
 ) -> None:
     """Fill (n,) ``symbols`` with ``zero``, then with ``tokens`` others."""
+    run_table, symbol_table = _unpacked(run_slots), _unpacked(symbol_slots)
     symbols[:] = zero
     if not tokens:
         if data:
             raise DamagedStream("bytes left after the last symbol")
         return
     coder = _Decoder(data)
-    run_table, symbol_table = _unpacked(run_slots), _unpacked(symbol_slots)
     at = 0
     for token in range(tokens):
-        lane = 2 * token % LANES
+        lane = 2 * token % _LANES
         run, raw_bits = _run_of(coder.take(lane, *run_table))
         for shift in range(0, raw_bits, _MAX_RAW_BITS):
             run += coder.take_raw(lane, min(raw_bits - shift, _MAX_RAW_BITS)) << shift
@@ -163,19 +167,25 @@ def count_symbols(symbols: np.ndarray, counts: np.ndarray) -> None:
 
 def count_runs(symbols: np.ndarray, zero: int, counts: np.ndarray) -> None:
     """Add to (128,) ``counts``, one a class, how often a run of it ends in another symbol."""
+    if len(counts) != RUN_CLASSES:
+        raise ValueError("run classes")
     runs = np.diff(np.flatnonzero(symbols != zero), prepend=-1) - 1
     for run, count in zip(*np.unique(runs, return_counts=True), strict=True):
         counts[_run_class(int(run))] += np.uint64(count)
 
 
-def _steps(frequencies: np.ndarray) -> list[tuple[int, int]]:
+def _steps(frequencies: np.ndarray, scale_bits: int) -> list[tuple[int, int]]:
     """Frequency and start of each level."""
+    check_frequencies(frequencies, scale_bits, MAX_RANS_SCALE_BITS)
     starts = np.cumsum(frequencies) - frequencies
     return list(zip(frequencies.tolist(), starts.tolist(), strict=True))
 
 
 def _unpacked(slots: np.ndarray) -> tuple[list[int], int]:
-    return slots.tolist(), len(slots).bit_length() - 1
+    bits = len(slots).bit_length() - 1
+    if not 1 <= bits <= MAX_RANS_SCALE_BITS or len(slots) != 1 << bits:
+        raise ValueError("rANS slots")
+    return slots.tolist(), bits
 
 
 def _run_class(run: int) -> int:
