@@ -37,7 +37,7 @@ def _warn() -> None:
     warnings.warn(
         "ectorch was built without a C++ compiler and Python's headers: its coders run in plain "
         "Python, some hundred times slower; install both (Debian: g++, python3-dev), then "
-        "pip install --force-reinstall ectorch",
+        "pip install --force-reinstall --no-deps --no-cache-dir ectorch",
         RuntimeWarning,
         stacklevel=3,
     )
