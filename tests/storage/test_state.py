@@ -6,7 +6,7 @@ from torch import nn
 
 import ectorch as ec
 from ectorch.errors import MismatchError
-from ectorch.storage.files import safe_open, save
+from ectorch.storage.files import save
 
 
 class Tied(nn.Module):
@@ -25,7 +25,7 @@ def test_tied_tensors_are_stored_once_and_loaded_into_a_model_that_ties_them(tmp
     fresh = ec.load_model(Tied(), path)
     assert fresh.out.weight is fresh.embed.weight
     assert torch.equal(fresh.out.weight, model.out.weight)
-    with safe_open(path) as file:
+    with ec.safe_open(path) as file:
         assert file.get_entry("out.weight").alias_of == "embed.weight"
 
 

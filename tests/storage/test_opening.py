@@ -5,7 +5,7 @@ import torch
 
 import ectorch as ec
 from ectorch.bitstream.codings import context, rans
-from ectorch.storage.files import safe_open, save
+from ectorch.storage.files import save
 
 PRESETS = ("small", "balanced", "fast")
 
@@ -14,7 +14,7 @@ def test_safe_open_reads_single_tensors(tmp_path, small_network, same):
     model, path = small_network(), tmp_path / "m.ect"
     ec.save_file(model, path, {"seed": "0"})
     state = model.state_dict()
-    with safe_open(str(path)) as file:
+    with ec.safe_open(str(path)) as file:
         assert file.keys() == list(file) == sorted(state)
         assert file.metadata() == {"seed": "0"}
         assert same(file.get_tensor("4.weight"), state["4.weight"])
@@ -28,7 +28,7 @@ def test_safe_open_reads_single_tensors(tmp_path, small_network, same):
 def test_a_tensor_that_was_coded_with_an_earlier_one_can_be_read_alone(network, tmp_path, same):
     ec.save_file(network, tmp_path / "m.ect")
     alone = len(save({"2.weight": network["2.weight"]})) - len(save({}))
-    with safe_open(tmp_path / "m.ect") as file:
+    with ec.safe_open(tmp_path / "m.ect") as file:
         assert file.get_entry("2.weight").size_bytes < alone  # dead columns cost nothing
         assert same(file.get_tensor("2.weight"), network["2.weight"])
         assert same(file.get_slice("2.weight")[3:5], network["2.weight"][3:5])
@@ -58,7 +58,7 @@ def test_a_slice_is_that_of_the_tensor(preset, name, index, network, tmp_path, s
     if isinstance(index, tuple) and Ellipsis not in index and tensor.ndim == 1:
         pytest.skip("two indices")
     ec.save_file(network, tmp_path / "m.ect", preset=preset)
-    with safe_open(tmp_path / "m.ect") as file:
+    with ec.safe_open(tmp_path / "m.ect") as file:
         part = file.get_slice(name)
         assert part.get_shape() == list(tensor.shape)
         assert part.get_dtype() == "float32"
@@ -72,7 +72,7 @@ def test_a_slice_is_that_of_the_tensor(preset, name, index, network, tmp_path, s
 )
 def test_a_row_that_is_not_there_is_refused(index, error, network, tmp_path):
     ec.save_file(network, tmp_path / "m.ect")
-    with safe_open(tmp_path / "m.ect") as file, pytest.raises(error, match=r"2\.bias"):
+    with ec.safe_open(tmp_path / "m.ect") as file, pytest.raises(error, match=r"2\.bias"):
         file.get_slice("2.bias")[index]
     with pytest.raises(error):
         network["2.bias"][index]
@@ -91,7 +91,7 @@ def test_a_slice_decodes_its_own_chunks_only(preset, tmp_path, monkeypatch, spar
         monkeypatch.setattr(stream, "decode_into", record)
     large = sparse(6000, 1000) * (torch.arange(1000) % 7 == 0)
     ec.save_file({"w": large}, tmp_path / "m.ect", preset=preset)
-    with safe_open(tmp_path / "m.ect") as file:
+    with ec.safe_open(tmp_path / "m.ect") as file:
         assert same(file.get_slice("w")[5500:5600], large[5500:5600])
     assert len(decoded) == 1
     assert decoded[0] > 0
