@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from ectorch.bitstream.codings import context, rans
+
 CARRIERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -66,3 +68,11 @@ def network():
     first[dead], second[:, dead] = 0, 0
     bias = torch.randn(120, generator=generator)
     return {"1.weight": first, "2.weight": second, "2.bias": bias}
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of a sixteenth: tensors of several need not be large."""
+    monkeypatch.setattr(context, "_CHUNK_ITEMS", context._CHUNK_ITEMS >> 4)
+    monkeypatch.setattr(rans, "_CHUNK_BITS", rans._CHUNK_BITS - 4)
+    monkeypatch.setattr(rans, "_SMALL_CHUNK_BITS", rans._SMALL_CHUNK_BITS >> 4)

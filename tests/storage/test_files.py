@@ -159,9 +159,10 @@ def test_every_preset_brings_every_state_back(preset, state, all_same):
     assert all_same(load(save(state, preset=preset)), state)
 
 
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("preset", PRESETS)
 def test_bytes_do_not_depend_on_the_number_of_threads(preset, network, sparse, all_same):
-    state = network | {"large": sparse(5000, 1000)}  # of several chunks
+    state = network | {"large": sparse(300, 1000)}  # of several chunks
     alone = save(state, preset=preset, threads=1)
     for threads in (2, 4):
         assert save(state, preset=preset, threads=threads) == alone
