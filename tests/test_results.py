@@ -56,6 +56,7 @@ def test_the_table_of_the_first_hour_is_that_of_its_results(benchmarks):
     assert benchmarks("starting").table_of(written) in (ROOT / "docs/starting.md").read_text()
 
 
+@pytest.mark.slow  # some have millions of weights
 @pytest.mark.parametrize("path", sorted({*KEPT, *LYING}), ids=lambda path: path.stem)
 def test_sizes_are_those_of_files_that_decode(path):
     point, run = KEPT[path]
@@ -70,6 +71,7 @@ def test_what_is_decoded_is_written_again_byte_for_byte(network):
     assert save(ec.load_file(path)) == path.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize("network", ["lenet-300-100", "lenet-5-caffe", "resnet-20"])
 def test_kept_files_predict_what_the_results_say(network):

@@ -1,17 +1,14 @@
-"""What trainings share: a network that trains in a second, its recipe, and a run of it."""
+"""What trainings share: the recipe of a small network, and a run of it."""
 
 import json
 
 import pytest
-from torch import nn
 
-from ectorch.experiments.networks import NETWORKS, LeNet300100
 from ectorch.experiments.recipe import parse_recipe
 from ectorch.experiments.training import Interrupted, train
 
 RECIPE = {
     "name": "small",
-    "network": "small",
     "data": "digits",
     "threads": 1,
     "pretrain": {"epochs": 2, "batch": 100, "lr": 4e-3},
@@ -26,20 +23,10 @@ RECIPE = {
 }
 
 
-class Small(LeNet300100):
-    """784-64-32-10: LeNet-300-100 with a fifth of its weights."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc1, self.fc2, self.fc3 = nn.Linear(784, 64), nn.Linear(64, 32), nn.Linear(32, 10)
-
-
 @pytest.fixture(scope="module")
-def table():
-    """The recipe of a small network, which `NETWORKS` knows meanwhile."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(NETWORKS, "small", Small)
-        yield RECIPE
+def table(small):
+    """The recipe of a small network."""
+    return RECIPE | {"network": small}
 
 
 @pytest.fixture(scope="module")

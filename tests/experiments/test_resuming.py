@@ -96,6 +96,7 @@ def test_sgd_has_momentum_and_resumes(tmp_path, table):
     assert whole["float_error_percent"] < 30
 
 
+@pytest.mark.slow  # sizes are measured all along two trainings
 def test_a_run_with_a_target_resumes_to_the_same_bytes(tmp_path, sized, train_in_parts):
     recipe = parse_recipe(sized | {"target_bytes": 1500})
     train(recipe, tmp_path / "whole")

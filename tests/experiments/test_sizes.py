@@ -7,6 +7,7 @@ from ectorch.experiments.recipe import parse_recipe
 from ectorch.experiments.training import train
 
 
+@pytest.mark.slow  # sizes are measured all along a training
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
@@ -22,6 +23,7 @@ def test_a_file_takes_what_was_asked_for(asked, expected, tmp_path, sized):
     assert result["decoded_error_percent"] < 20
 
 
+@pytest.mark.slow  # two trainings
 def test_a_run_trains_on_at_the_size_of_its_file(tmp_path, sized, epochs_of):
     recipe = sized | {"target_bytes": 3000}
     first = train(parse_recipe(recipe), tmp_path / "first")
