@@ -63,6 +63,7 @@ def trained_a_bit(steps, meter=None):
             ec.remove_dead_units(net, optimizer)
 
 
+@pytest.mark.slow  # a file is written at each of fifteen measurements
 def test_the_live_size_is_that_of_the_file():
     seen = list(trained_a_bit(300, ec.SizeMeter()))
     assert seen[-1][1] < 0.8 * seen[0][1]
