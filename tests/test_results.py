@@ -15,11 +15,7 @@ from ectorch.storage.files import save
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = [ROOT / "results/mnist", ROOT / "results/cifar10"]
-TARGETS = ROOT / "benchmarks/results/targets"
-POINTS = {
-    folder: json.loads((folder / "results.json").read_text())["points"]
-    for folder in (*FOLDERS, TARGETS)
-}
+POINTS = {folder: json.loads((folder / "results.json").read_text())["points"] for folder in FOLDERS}
 KEPT = {
     folder / f"{point['curve']}-{point['name']}-seed-{run['seed']}.ect": (point, run)
     for folder, points in POINTS.items()
@@ -32,9 +28,8 @@ MNIST = [point for point in POINTS[FOLDERS[0]] if point["data"] == "mnist"]
 
 # the smallest file of each network; benchmarks/reevaluate.py codes and asks all of them
 SMALLEST = {}
-for path, (point, run) in sorted(KEPT.items(), key=lambda kept: -kept[1][1]["file_bytes"]):
-    if run["evaluated_on"] == "test":
-        SMALLEST[point["network"]] = path
+for path, (point, _) in sorted(KEPT.items(), key=lambda kept: -kept[1][1]["file_bytes"]):
+    SMALLEST[point["network"]] = path
 
 
 @pytest.fixture
