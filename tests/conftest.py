@@ -1,10 +1,35 @@
-"""Commands, run in this process."""
+"""Commands, run in this process; what takes long starts first."""
 
 import sys
 
 import pytest
 
 from ectorch import cli
+
+
+def pytest_collection_modifyitems(items):
+    """A file stays on one worker: those with slow tests first, so that none is left at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The name of a network that trains in a second, which `NETWORKS` knows meanwhile."""
+    from torch import nn
+
+    from ectorch.experiments.networks import NETWORKS, LeNet300100
+
+    class Small(LeNet300100):
+        """784-64-32-10: LeNet-300-100 with a fifth of its weights."""
+
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.fc2, self.fc3 = nn.Linear(784, 64), nn.Linear(64, 32), nn.Linear(32, 10)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(NETWORKS, "small", Small)
+        yield "small"
 
 
 @pytest.fixture

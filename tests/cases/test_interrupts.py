@@ -24,6 +24,7 @@ def interrupt():
     started[:] = [time.monotonic()]
     os.kill(os.getpid(), signal.SIGINT)
 started = []
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let background jobs ignore it
 def after(seconds):
     threading.Timer(seconds, interrupt).start()
 def tensor(items, levels):

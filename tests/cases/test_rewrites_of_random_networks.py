@@ -18,6 +18,7 @@ def rewrites():
         yield importlib.import_module("rewrites")
 
 
+@pytest.mark.slow  # every rewrite of sixty networks
 def test_no_output_changes(rewrites):
     changes = rewrites.change_all(range(NETWORKS))
     assert not [change for change in changes if not change.same]
@@ -31,5 +32,5 @@ def test_a_change_is_seen(rewrites, monkeypatch):
         next(model.parameters()).data.mul_(2)
 
     monkeypatch.setitem(rewrites.REWRITES, "spoil", spoil)
-    changes = rewrites.change_all(range(20))
-    assert sum(not change.same for change in changes if change.rewrite == "spoil") > 10
+    changes = rewrites.change_all(range(8))
+    assert sum(not change.same for change in changes if change.rewrite == "spoil") > 4

@@ -14,9 +14,10 @@ from ectorch.experiments.recipe import parse_recipe
 from ectorch.experiments.sweep import sweep
 from ectorch.experiments.training import Interrupted, train
 
+pytestmark = pytest.mark.usefixtures("small")
 TABLE = {
     "name": "small",
-    "network": "lenet-300-100",
+    "network": "small",
     "data": "digits",
     "threads": 1,
     "pretrain": {"epochs": 1, "batch": 100},
@@ -48,7 +49,7 @@ def disk(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     train(parse_recipe(TABLE), folder)
     return (folder / "model.ect").read_bytes()
@@ -85,7 +86,7 @@ def test_a_disk_that_is_full_at_the_end_leaves_nothing_half(tmp_path, disk, whol
 
 def test_a_command_says_where_the_disk_is_full(refusal, tmp_path, disk):
     (tmp_path / "r.toml").write_text(
-        'name = "r"\nnetwork = "lenet-300-100"\ndata = "digits"\nthreads = 1\n'
+        'name = "r"\nnetwork = "small"\ndata = "digits"\nthreads = 1\n'
         "[pretrain]\nepochs = 1\n[constrain]\nepochs = 1\n"
     )
     disk.room = 4
@@ -118,7 +119,7 @@ def test_a_network_that_died_is_said_to_have(tmp_path):
 @pytest.mark.filterwarnings("ignore:.*nonzero.*")
 def test_a_command_says_once_a_stage_that_a_network_died(tmp_path, run):
     (tmp_path / "r.toml").write_text(
-        'name = "r"\nnetwork = "lenet-300-100"\ndata = "digits"\nthreads = 1\n'
+        'name = "r"\nnetwork = "small"\ndata = "digits"\nthreads = 1\n'
         "[pretrain]\nepochs = 1\n[constrain]\nepochs = 3\nalpha = 1e5\nrise = 0.0\nlr = 0.02\n"
     )
     code, text, _ = run("train", tmp_path / "r.toml", "--out", tmp_path / "run")

@@ -121,6 +121,7 @@ def test_hold_out_splits_without_overlap_and_repeatably():
     assert len(data.hold_out(split, 5000, seed=3)[1]) == 100
 
 
+@pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize(
     ("name", "client", "size", "train", "test", "mean"),

@@ -58,6 +58,7 @@ def test_nothing_pulls_at_a_network_that_says_what_the_teacher_says(path):
     torch.testing.assert_close(logits.grad, torch.zeros(6, 10), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow  # a teacher, its pupil, and the pupil again in parts
 def test_a_taught_run_learns_without_labels_and_resumes_to_the_same_bytes(tmp_path, monkeypatch):
     teacher = train(parse_recipe(TABLE), tmp_path / "teacher")
     distill = {"teacher": str(tmp_path / "teacher/float.safetensors"), "share": 1.0}

@@ -2,8 +2,35 @@ import pytest
 import torch
 
 import ectorch as ec
-from ectorch.experiments.networks import NETWORKS, expected_network
+from ectorch.errors import MismatchError
+from ectorch.experiments.networks import NETWORKS, check_images, expected_network, identify
 from ectorch.rewrite.chains import find_chains
+
+PARAMETERS = {
+    "lenet-300-100": 266_610,
+    "lenet-5-caffe": 431_080,
+    "vgg-like": 14_987_210,
+    "vgg-like-16": 939_770,
+    "resnet-20": 269_722,
+    "resnet-20-4": 4_286_026,
+    "airbench-like": 1_972_802,
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_are_known_by_their_tensors(name):
+    model = NETWORKS[name]()
+    shapes = {key: tuple(t.shape) for key, t in model.state_dict().items()}
+    assert identify(shapes) == name
+    assert model(torch.zeros(2, *model.image_shape)).shape == (2, 10)
+    parameters = sum(p.numel() for p in model.parameters())
+    assert parameters == PARAMETERS[name]
+
+
+def test_images_of_another_shape_are_refused():
+    check_images("lenet-5-caffe", "digits", torch.zeros(2, 1, 28, 28))
+    with pytest.raises(MismatchError, match=r"lenet-5-caffe takes .*cifar-10 are \(3, 32, 32\)"):
+        check_images("lenet-5-caffe", "cifar-10", torch.zeros(2, 3, 32, 32))
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ RECIPE = {
 }
 
 
+@pytest.mark.slow  # a search is several trainings
 def test_it_finds_the_smallest_file_below_the_limit(tmp_path):
     recipe = parse_recipe(RECIPE | {"target_error": 8.0})
     stops = iter([False] * 150 + [True])

@@ -26,10 +26,9 @@ def test_golden_files_decode_forever(path):
     assert decoded == expected["tensors"]
 
 
-def test_golden_files_are_small_and_cover_every_coding():
+def test_golden_files_cover_every_coding():
     codings = set()
     for path in FILES:
-        assert path.stat().st_size < 3000
         with Reader(path) as reader:
             codings |= {entry.coding for entry in reader}
     assert codings == set(Coding)
