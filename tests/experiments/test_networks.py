@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-import ectorch as ec
-from ectorch.experiments.networks import NETWORKS, expected_network
+from ectorch.experiments.networks import NETWORKS
 from ectorch.rewrite.chains import find_chains
 
 
@@ -37,16 +36,3 @@ def test_airbench_has_the_same_chains_in_both_modes(airbench):
     )
     assert training == evaluating
     assert len(training) == 7
-
-
-def test_the_expected_network_has_statistics_of_its_own_weights():
-    torch.manual_seed(0)
-    model = ec.prepare(NETWORKS["resnet-20"](), ec.Config(levels=9))
-    images = torch.rand(100, 3, 32, 32)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    network = expected_network("resnet-20", model, images)
-    with torch.no_grad():
-        by_statistics, by_batch = network(images), network.train()(images)
-    assert torch.allclose(by_statistics, by_batch, atol=0.02)
-    assert by_batch.std() > 0.1
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -5,11 +5,11 @@ import safetensors.torch
 import torch
 
 import ectorch as ec
-from ectorch.errors import MismatchError, RecipeError, TrainingError
+from ectorch.errors import RecipeError, TrainingError
 from ectorch.experiments import data as data_sets
 from ectorch.experiments.data import DataSet, Split
 from ectorch.experiments.evaluation import evaluate
-from ectorch.experiments.networks import NETWORKS, check_images, identify
+from ectorch.experiments.networks import NETWORKS, identify
 from ectorch.experiments.recipe import parse_recipe
 from ectorch.experiments.training import Interrupted, train
 from ectorch.rewrite.units import remove_dead_units
@@ -166,12 +166,6 @@ def test_networks_are_known_by_their_tensors(name):
     assert parameters == PARAMETERS[name]
 
 
-def test_images_of_another_shape_are_refused():
-    check_images("lenet-5-caffe", "digits", torch.zeros(2, 1, 28, 28))
-    with pytest.raises(MismatchError, match=r"lenet-5-caffe takes .*cifar-10 are \(3, 32, 32\)"):
-        check_images("lenet-5-caffe", "cifar-10", torch.zeros(2, 3, 32, 32))
-
-
 def test_label_bits_are_the_code_length_of_the_labels():
     class Uniform(torch.nn.Module):
         def forward(self, images):
@@ -228,7 +222,7 @@ def test_batch_norms_of_the_decoded_network_are_those_of_the_hard_one(tmp_path, 
     train(parse_recipe(TABLE | {"network": "normed"}), tmp_path)
     model = Normed()
     ec.load_model(model, tmp_path / "model.ect")
-    images = data_sets.load("digits").train.images.float() / 255
+    images = data_sets.load("digits").train.inputs.float() / 255
     expected = torch.nn.BatchNorm1d(20, momentum=None)
     expected(model[1](model[0](images)))
     stored = dict(model[2].named_buffers())

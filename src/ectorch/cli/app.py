@@ -15,6 +15,7 @@ from ectorch.cli.compress import compress
 from ectorch.cli.decompress import decompress
 from ectorch.cli.evaluate import evaluate
 from ectorch.cli.inspect import inspect
+from ectorch.cli.recipes import recipes
 from ectorch.cli.report import report
 from ectorch.cli.sweep import sweep
 from ectorch.cli.train import train
@@ -48,7 +49,7 @@ def _options(
     pass
 
 
-for command in (train, sweep, report, compress, decompress, inspect, compare, verify):
+for command in (train, recipes, sweep, report, compress, decompress, inspect, compare, verify):
     app.command()(command)
 app.command("eval")(evaluate)
 

@@ -1,0 +1,5 @@
+"""``python -m ectorch``: the command line."""
+
+from ectorch.cli import main
+
+main()
