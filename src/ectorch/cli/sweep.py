@@ -52,7 +52,7 @@ def sweep(
     chosen = read_recipe(recipe, {key: value for key, value in given.items() if value is not None})
     if holdout is None:
         chosen = with_holdout(chosen)
-        say(f"holdout {chosen.holdout:,} training images of {chosen.data}")
+        say(f"holdout {chosen.holdout:,} training examples of {chosen.data}")
     folder = out or Path("runs") / f"{chosen.name}-sweep"
     try:
         with stop_on_signal() as should_stop, progress_bar(tables) as show:
