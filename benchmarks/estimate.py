@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import ectorch as ec
 from ectorch.experiments import data
-from ectorch.experiments.evaluation import pixels
+from ectorch.experiments.inputs import pixels
 from ectorch.experiments.networks import NETWORKS
 from ectorch.storage.files import save
 
@@ -45,7 +45,7 @@ def main() -> None:
     meter, rows = ec.SizeMeter(threads=1), []
     for step in range(steps):
         batch = train[torch.randint(len(train), (BATCH,))]
-        loss = F.cross_entropy(model(pixels(batch.images)), batch.labels)
+        loss = F.cross_entropy(model(pixels(batch.inputs)), batch.labels)
         alpha = arguments.alpha * ec.ramp(step / steps)
         loss = loss + ec.penalty(model, alpha, examples=len(train))
         optimizer.zero_grad()

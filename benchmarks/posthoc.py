@@ -48,7 +48,7 @@ def main() -> None:
         folder = Path("runs/posthoc") / f"{recipe.name}-seed-{seed}"
         train(recipe, folder)
         floats.append(safetensors.torch.load_file(folder / FLOAT_FILE))
-    held_out = data.hold_out(data.load(recipe.data).train, recipe.holdout)[1]
+    held_out = hold_out(data.load(recipe.data).train, recipe.holdout)[1]
     points = []
     for dead in DEAD:
         for share in SHARES:

@@ -282,14 +282,14 @@ def test_sweep_traces_a_curve_and_goes_on_where_it_was_killed(run, recipe, tmp_p
 
 
 @pytest.mark.parametrize(("own", "used"), [(0, 250), (100, 100)])
-def test_sweep_says_and_records_how_many_images_it_holds_out(
+def test_sweep_says_and_records_how_many_examples_it_holds_out(
     run, small_recipe, tmp_path, own, used
 ):
     recipe = small_recipe(epochs=1)
     recipe.write_text(f"holdout = {own}\n" + recipe.read_text())
     code, text, _ = run("sweep", recipe, "--points", "2", "--out", tmp_path / "curve")
     assert code == 0
-    assert f"holdout {used} training images of digits" in text
+    assert f"holdout {used} training examples of digits" in text
     results = json.loads((tmp_path / "curve/sweep.json").read_text())
     assert [r["recipe"]["holdout"] for r in results] == [used, used]
 

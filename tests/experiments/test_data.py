@@ -60,23 +60,23 @@ def tiny_colour(cache, monkeypatch):
 
 def test_digits_need_no_download_and_look_like_mnist():
     digits = data.load("digits")
-    assert digits.train.images.shape == (1500, 1, 28, 28)
-    assert digits.test.images.shape == (297, 1, 28, 28)
-    assert digits.train.images.dtype == torch.uint8
-    assert digits.train.images.max() > 200
+    assert digits.train.inputs.shape == (1500, 1, 28, 28)
+    assert digits.test.inputs.shape == (297, 1, 28, 28)
+    assert digits.train.inputs.dtype == torch.uint8
+    assert digits.train.inputs.max() > 200
     assert set(digits.test.labels.tolist()) == set(range(10))
 
 
 def test_a_fetched_set_is_cached(cache, tiny):
-    assert data.load("tiny").train.images.shape == (3, 1, 28, 28)
+    assert data.load("tiny").train.inputs.shape == (3, 1, 28, 28)
     shutil.rmtree(tiny)
     assert len(data.load("tiny").test) == 3
 
 
 def test_rows_of_pngs_become_colour_images(tiny_colour):
     loaded = data.load("tiny-colour")
-    assert torch.equal(torch.cat([loaded.train.images, loaded.test.images]), tiny_colour)
-    assert loaded.train.images.is_contiguous()
+    assert torch.equal(torch.cat([loaded.train.inputs, loaded.test.inputs]), tiny_colour)
+    assert loaded.train.inputs.is_contiguous()
     assert loaded.train.labels.tolist() == [*range(10)]
     assert loaded.test.labels.tolist() == [3, 8]
     assert loaded.test.labels.dtype == torch.int64
@@ -138,4 +138,4 @@ def test_the_real_sets_come_through_an_ordinary_client(name, client, size, train
     assert (len(real.train), len(real.test)) == (size, 10_000)
     assert "".join(map(str, real.train.labels[:10].tolist())) == train
     assert "".join(map(str, real.test.labels[:10].tolist())) == test
-    assert np.isclose(real.train.images.float().mean() / 255, mean, atol=1e-4)
+    assert np.isclose(real.train.inputs.float().mean() / 255, mean, atol=1e-4)

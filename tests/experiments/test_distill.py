@@ -82,7 +82,7 @@ def test_a_taught_run_learns_without_labels_and_resumes_to_the_same_bytes(tmp_pa
 
 
 def _without_labels(data):
-    train_split = Split(data.train.images, torch.zeros_like(data.train.labels))
+    train_split = Split(data.train.inputs, torch.zeros_like(data.train.labels))
     return DataSet(data.name, train_split, data.test)
 
 

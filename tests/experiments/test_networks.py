@@ -1,9 +1,7 @@
 import pytest
 import torch
 
-import ectorch as ec
-from ectorch.errors import MismatchError
-from ectorch.experiments.networks import NETWORKS, check_images, expected_network, identify
+from ectorch.experiments.networks import NETWORKS, identify
 from ectorch.rewrite.chains import find_chains
 
 PARAMETERS = {
@@ -25,12 +23,6 @@ def test_networks_are_known_by_their_tensors(name):
     assert model(torch.zeros(2, *model.image_shape)).shape == (2, 10)
     parameters = sum(p.numel() for p in model.parameters())
     assert parameters == PARAMETERS[name]
-
-
-def test_images_of_another_shape_are_refused():
-    check_images("lenet-5-caffe", "digits", torch.zeros(2, 1, 28, 28))
-    with pytest.raises(MismatchError, match=r"lenet-5-caffe takes .*cifar-10 are \(3, 32, 32\)"):
-        check_images("lenet-5-caffe", "cifar-10", torch.zeros(2, 3, 32, 32))
 
 
 @pytest.fixture
@@ -64,16 +56,3 @@ def test_airbench_has_the_same_chains_in_both_modes(airbench):
     )
     assert training == evaluating
     assert len(training) == 7
-
-
-def test_the_expected_network_has_statistics_of_its_own_weights():
-    torch.manual_seed(0)
-    model = ec.prepare(NETWORKS["resnet-20"](), ec.Config(levels=9))
-    images = torch.rand(100, 3, 32, 32)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    network = expected_network("resnet-20", model, images)
-    with torch.no_grad():
-        by_statistics, by_batch = network(images), network.train()(images)
-    assert torch.allclose(by_statistics, by_batch, atol=0.02)
-    assert by_batch.std() > 0.1
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -3,7 +3,8 @@ import re
 import pytest
 
 from ectorch.errors import RecipeError
-from ectorch.experiments.recipe import parse_recipe, read_recipe, shipped_recipes
+from ectorch.experiments.recipe import parse_recipe, read_recipe
+from ectorch.experiments.shipped import shipped_recipes
 
 TABLE = {
     "name": "x",

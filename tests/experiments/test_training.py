@@ -107,7 +107,7 @@ def test_batch_norms_of_the_decoded_network_are_those_of_the_hard_one(tmp_path, 
     train(parse_recipe(table | {"network": "normed"}), tmp_path)
     model = Normed()
     ec.load_model(model, tmp_path / "model.ect")
-    images = data_sets.load("digits").train.images.float() / 255
+    images = data_sets.load("digits").train.inputs.float() / 255
     expected = torch.nn.BatchNorm1d(20, momentum=None)
     expected(model[1](model[0](images)))
     stored = dict(model[2].named_buffers())

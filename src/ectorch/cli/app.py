@@ -17,6 +17,7 @@ from ectorch.cli.compress import compress
 from ectorch.cli.decompress import decompress
 from ectorch.cli.evaluate import evaluate
 from ectorch.cli.inspect import inspect
+from ectorch.cli.recipes import recipes
 from ectorch.cli.report import report
 from ectorch.cli.sweep import sweep
 from ectorch.cli.train import train
@@ -65,6 +66,7 @@ def _add(name: str, command: Callable[..., None], extra: str) -> None:
 
 
 _add("train", train, "experiments")
+_add("recipes", recipes, "experiments")
 _add("sweep", sweep, "experiments")
 _add("report", report, "experiments")
 _add("compress", compress, "torch")

@@ -13,18 +13,28 @@ from ectorch.cli.terminal import readable, say
 
 def evaluate(
     source: Annotated[Path, typer.Argument(help=".ect or .safetensors file", callback=readable)],
-    data: Annotated[str, typer.Option(help="data set whose test split is used")],
+    data: Annotated[
+        str, typer.Option(help="data set whose test split is used, or your own: module:loader")
+    ],
+    network: Annotated[
+        str,
+        typer.Option(help="which network it is, or your own: module:function", show_default=False),
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Evaluate a network in a file on a test set; its tensors say which network it is."""
+    """Evaluate a network in a file on a test set.
+
+    The tensors say which of the known networks it is, where no --network is given.
+    """
     from ectorch.experiments import data as data_sets
+    from ectorch.experiments.build import check_network
     from ectorch.experiments.evaluation import evaluate as run
     from ectorch.experiments.files import read_network
-    from ectorch.experiments.networks import check_images
 
-    name, model = read_network(source)
-    test = data_sets.load(data).test
-    check_images(name, data, test.images)
+    name, model = read_network(source, network)
+    known = data_sets.load(data)
+    check_network(name, model, known, trains=False)
+    test = known.test
     evaluation = run(model.eval(), test)
     record = {
         "file": str(source),
@@ -40,5 +50,5 @@ def evaluate(
     else:
         say(
             f"{name} in {record['file_bytes']:,} bytes: {evaluation.error_percent:.2f} % error on "
-            f"{len(test):,} images of {data}"
+            f"{len(test):,} {test.kind} of {data}"
         )

@@ -17,10 +17,17 @@ def report(
     kind: Annotated[
         str | None, typer.Option("--format", help="html, md, png or svg; as --out ends if absent")
     ] = None,
+    network: Annotated[
+        str, typer.Option(help="a network of your own that may be run", show_default=False)
+    ] = "",
+    data: Annotated[
+        str, typer.Option(help="a loader of your own that may be run", show_default=False)
+    ] = "",
 ) -> None:
     """Show results on one page: curve, baselines, bytes, codebooks, sparsity, training.
 
-    Where a float network is kept, other ways to store it are measured once, as baselines.json.
+    Where a float network is kept, other ways to store it are measured once, as baselines.json. A
+    network or data set of your own is code: it is run only where --network and --data name it.
     """
     from ectorch.report.gather import gather
     from ectorch.report.page import WRITERS, measure_baselines
@@ -31,5 +38,5 @@ def report(
         raise ConfigError(f"--format {kind}: expected one of {', '.join(WRITERS)}")
     form = kind or out.suffix.removeprefix(".")
     points = gather(results)
-    measure_baselines(results, points, say)
+    measure_baselines(results, points, say, {network, data})
     say(f"report  {WRITERS[form](results, points, out)}")

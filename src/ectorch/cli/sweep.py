@@ -12,15 +12,25 @@ from ectorch.cli.terminal import say, tables
 
 
 def sweep(
-    recipe: Annotated[Path, typer.Argument(help="a recipe (TOML)", show_default=False)],
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            help="a recipe: its file, or a name of `ectorch recipes`", show_default=False
+        ),
+    ],
     points: Annotated[int, typer.Option(help="of the curve")] = 8,
     span: Annotated[float, typer.Option(help="highest alpha over lowest")] = 16.0,
-    data: Annotated[str | None, typer.Option(help="another data set than the recipe's")] = None,
+    network: Annotated[
+        str | None, typer.Option(help="another network, or your own: module:function")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="another data set, or your own: module:loader")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="folder; runs/NAME-sweep if absent")] = None,
     holdout: Annotated[
         int | None,
         typer.Option(
-            help="training images that tell the errors; if absent the recipe's, else 5000 or a "
+            help="training examples that tell the errors; if absent the recipe's, else 5000 or a "
             "sixth of all where that is less"
         ),
     ] = None,
@@ -38,11 +48,11 @@ def sweep(
     from ectorch.report.progress import progress_bar
     from ectorch.report.tables import curve_table
 
-    given = {"holdout": holdout, "data": data}
+    given = {"holdout": holdout, "network": network, "data": data}
     chosen = read_recipe(recipe, {key: value for key, value in given.items() if value is not None})
     if holdout is None:
         chosen = with_holdout(chosen)
-        say(f"holdout {chosen.holdout:,} training images of {chosen.data}")
+        say(f"holdout {chosen.holdout:,} training examples of {chosen.data}")
     folder = out or Path("runs") / f"{chosen.name}-sweep"
     try:
         with stop_on_signal() as should_stop, progress_bar(tables) as show:

@@ -13,12 +13,22 @@ from ectorch.cli.terminal import say, tables
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="a recipe (TOML)", show_default=False)],
-    data: Annotated[str | None, typer.Option(help="another data set than the recipe's")] = None,
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            help="a recipe: its file, or a name of `ectorch recipes`", show_default=False
+        ),
+    ],
+    network: Annotated[
+        str | None, typer.Option(help="another network, or your own: module:function")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="another data set, or your own: module:loader")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the run; runs/NAME if absent")] = None,
     seed: Annotated[int | None, typer.Option(help="another seed than the recipe's")] = None,
     alpha: Annotated[float | None, typer.Option(help="another alpha than the recipe's")] = None,
-    holdout: Annotated[int | None, typer.Option(help="training images to choose with")] = None,
+    holdout: Annotated[int | None, typer.Option(help="training examples to choose with")] = None,
     start: Annotated[Path | None, typer.Option(help="file of the network to start from")] = None,
     target_bytes: Annotated[
         str | None, typer.Option(help="bytes that the file may take, as 6000 or 6KB")
@@ -29,7 +39,7 @@ def train(
     ] = None,
     tensorboard: Annotated[Path | None, typer.Option(help="folder of TensorBoard's events")] = None,
     target_error: Annotated[
-        float | None, typer.Option(help="percent of the held-out images: the smallest such file")
+        float | None, typer.Option(help="percent of the held-out examples: the smallest such file")
     ] = None,
 ) -> None:
     """Train a recipe, write OUT/model.ect, evaluate the decoded network, draw OUT/report.png.
@@ -50,6 +60,7 @@ def train(
     from ectorch.report.tables import result_table
 
     given = {
+        "network": network,
         "data": data,
         "seed": seed,
         "holdout": holdout,

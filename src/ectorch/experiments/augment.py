@@ -11,6 +11,9 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from ectorch.errors import RecipeError
+
+_IMAGE_DIMENSIONS = 4
 _Count = Annotated[int, Field(ge=0)]
 
 
@@ -35,6 +38,26 @@ class Augment:
     crop: _Count = 0
     flip: bool = False
     cutout: _Count = 0
+
+
+def check_augment(ranges: Augment, inputs: Tensor) -> None:
+    """Refuse to change inputs that are no images, or to crop more than there is.
+
+    Raises:
+        RecipeError: naming the shape.
+    """
+    if ranges == Augment():
+        return
+    shape = tuple(inputs.shape[1:])
+    if inputs.ndim != _IMAGE_DIMENSIONS or not (
+        inputs.is_floating_point() or inputs.dtype == torch.uint8
+    ):
+        raise RecipeError(
+            f"augment: inputs (n, {', '.join(map(str, shape))}) are no images (n, channels, "
+            "height, width): leave it out"
+        )
+    if ranges.crop >= min(shape[1:]):
+        raise RecipeError(f"augment.crop = {ranges.crop}: images are {shape[1]} x {shape[2]}")
 
 
 def augment(images: Tensor, ranges: Augment) -> Tensor:

@@ -16,15 +16,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ectorch.bitstream import write_atomic
-from ectorch.errors import DataError
+from ectorch.errors import DataError, RecipeError
 from ectorch.experiments import data as data_sets
-from ectorch.experiments.data import Split
+from ectorch.experiments.build import make_network
 from ectorch.experiments.evaluation import evaluate
-from ectorch.experiments.networks import NETWORKS
 from ectorch.experiments.record import Baseline, inside, read_records
+from ectorch.experiments.split import Split, hold_out
 
 BASELINES_FILE = "baselines.json"
-Task = tuple[str, str, str]  # network, data, and what images an error is of
+Task = tuple[str, str, str]  # network, data, and what examples an error is of
 _ZSTD_LEVEL = 19
 _Tensors = Mapping[str, Tensor]
 
@@ -38,14 +38,18 @@ def read_baselines(folder: Path, task: Task) -> list[dict[str, Any]]:
 def add_baselines(folder: Path, task: Task, recipe: Mapping[str, Any], path: Path) -> None:
     """Measure the float network in ``path`` on what runs of ``recipe`` are evaluated on; keep it.
 
+    It runs a user's own network and loader where ``task`` names them.
+
     Raises:
         DataError: when the images cannot be had, or the file does not hold that network.
     """
     network, data, on = task
-    if network not in NETWORKS:
-        raise DataError(f"{path}: network {network!r} is unknown, known: {', '.join(NETWORKS)}")
+    try:
+        make_network(network)
+    except RecipeError as error:
+        raise DataError(f"{path}: {error}") from error
     shared = {"network": network, "data": data, "on": on}
-    unseen = unseen_images({"data": data, "holdout": 0, **recipe})
+    unseen = unseen_examples(data, recipe.get("holdout", 0))
     try:
         rows = [shared | row for row in measure(network, path, unseen)]
     except (RuntimeError, SafetensorError) as error:
@@ -62,24 +66,22 @@ def measure(network: str, path: Path, unseen: Split) -> list[dict[str, Any]]:
     the same integers where it is installed.
 
     Args:
-        unseen: images and labels that tell the error.
+        unseen: examples that tell the error.
     """
     floats = safetensors.torch.load_file(path)
     rows = []
     for name, file_bytes, tensors in _stored(floats):
-        model = NETWORKS[network]()
+        model = make_network(network)
         model.load_state_dict(tensors)
         error = evaluate(model.eval(), unseen).error_percent
         rows.append({"name": name, "file_bytes": file_bytes, "error_percent": error})
     return rows
 
 
-def unseen_images(recipe: Mapping[str, Any]) -> Split:
-    """What a run of that recipe (as in its result) was evaluated on."""
-    data = data_sets.load(recipe["data"])
-    if not recipe["holdout"]:
-        return data.test
-    return data_sets.hold_out(data.train, recipe["holdout"])[1]
+def unseen_examples(name: str, holdout: int) -> Split:
+    """What a run on that data set, with so many examples held out, was evaluated on."""
+    data = data_sets.load(name)
+    return hold_out(data.train, holdout)[1] if holdout else data.test
 
 
 def _all(folder: Path) -> list[dict[str, Any]]:

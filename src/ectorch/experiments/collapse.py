@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 _NEAR_CHANCE = 0.95
-_REMEDY = "a lower alpha (or a larger target) or a longer ramp keeps it alive"
+_REMEDY = "a lower alpha (or a larger target) or a longer rise keeps it alive"
 
 
 def collapse(
@@ -17,11 +17,11 @@ def collapse(
 
     Args:
         error_percent: where it is known.
-        classes: that guesses are right about equally often on.
+        classes: that guesses are right about equally often on; of one nothing can be told.
     """
     for name, tensor in tensors.items():
         if tensor.ndim > 1 and not tensor.any():
             return f"every weight of {name} is zero: {_REMEDY}"
-    if error_percent >= _NEAR_CHANCE * 100 * (1 - 1 / classes):
+    if classes > 1 and error_percent >= _NEAR_CHANCE * 100 * (1 - 1 / classes):
         return f"an error of {error_percent:.2f} % is that of chance: {_REMEDY}"
     return None

@@ -1,4 +1,4 @@
-"""Data sets as uint8 tensors: fetched once by an ordinary client, checksummed, cached.
+"""Data sets by name: fetched once by an ordinary client, checksummed, cached; or a user's own.
 
 The cache is ``$ECTORCH_DATA``, else the platform's cache folder. Every source ends in the same
 files, whose SHA-256 is checked at each load.
@@ -23,10 +23,12 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 import torch
-from torch import Tensor
 
 from ectorch.bitstream import write_atomic
-from ectorch.errors import DataError, RecipeError
+from ectorch.errors import DataError
+from ectorch.experiments.own import is_own
+from ectorch.experiments.own_data import load_own
+from ectorch.experiments.split import DataSet, Split, hold_out
 
 _TIMEOUT_SECONDS = 300
 _DIGITS_TEST = 297
@@ -42,39 +44,19 @@ _PNG_FILES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Images (n, channels, height, width) uint8 and labels (n,) int64."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: Tensor | slice) -> Split:
-        return Split(self.images[index], self.labels[index])
-
-
-@dataclass(frozen=True, eq=False)
-class DataSet:
-    """A training and a test split."""
-
-    name: str
-    train: Split
-    test: Split
-
-
 Source = Callable[[Path], None]
 """Puts the files into a folder, or raises OSError, DataError or a subprocess error."""
 
 
 def load(name: str) -> DataSet:
-    """One of `DATA_SETS`, from the cache or fetched.
+    """One of `DATA_SETS`, from the cache or fetched, or what a user's own loader returns.
 
     Raises:
         DataError: when there is no such data set, or no source gave it: why, and what to do.
+        RecipeError: when an own loader is not there, or raises.
     """
+    if is_own(name):
+        return load_own(name)
     if name == "digits":
         return _digits()
     if name not in _DOWNLOADS:
@@ -93,38 +75,6 @@ def load(name: str) -> DataSet:
 def cache_folder() -> Path:
     """Where data sets are kept."""
     return Path(os.environ.get("ECTORCH_DATA") or platformdirs.user_cache_dir("ectorch"))
-
-
-_HOLDOUT_SEED = 1234  # the same images whatever a recipe's seed
-
-
-def hold_out(split: Split, count: int, seed: int = _HOLDOUT_SEED) -> tuple[Split, Split]:
-    """Split off ``count`` random images for choosing; a sixth of them all where that is less.
-
-    Returns:
-        what is left to train on, and what is held out.
-    """
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
-    count = min(count, most_held_out(split))
-    return split[order[count:]], split[order[:count]]
-
-
-def most_held_out(split: Split) -> int:
-    """How many images of a split can be held out."""
-    return len(split) // 6
-
-
-def check_holdout(data: DataSet, count: int) -> None:
-    """Refuse to hold out more training images than there is room for.
-
-    Raises:
-        RecipeError: how many there may be.
-    """
-    if count > (most := most_held_out(data.train)):
-        raise RecipeError(
-            f"holdout = {count:,}: {data.name} has {len(data.train):,} training images, of which a "
-            f"sixth can be held out: expected {most:,} at most"
-        )
 
 
 def _fetch(name: str, download: _Download, folder: Path) -> None:

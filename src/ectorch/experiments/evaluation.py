@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ectorch.experiments.data import Split
+from ectorch.experiments.inputs import arranged, values
+from ectorch.experiments.split import Split
 
 _BATCH = 100  # whose maps stay in a processor's cache
 
@@ -21,7 +22,7 @@ class Evaluation:
 
     Attributes:
         error_percent: share of wrong predictions.
-        label_bits: bits of the split's labels given the network, ``-sum log2 p(label | image)``:
+        label_bits: bits of the split's labels given the network, ``-sum log2 p(label | input)``:
             the first part of the two-part MDL code.
         predictions: (n,) int64.
     """
@@ -32,21 +33,13 @@ class Evaluation:
 
     @property
     def predictions_sha256(self) -> str:
-        """Digest of the predictions, one byte each: equal networks give equal digests."""
-        return hashlib.sha256(self.predictions.to(torch.uint8).numpy().tobytes()).hexdigest()
+        """Digest of the predictions, one byte each where that holds them, else eight.
 
-
-def pixels(images: Tensor) -> Tensor:
-    """uint8 images to the networks' input: divided by 255, and nothing else."""
-    return images.float().div_(255)
-
-
-def channels_last(images: Tensor) -> Tensor:
-    """A copy in that memory format also by its strides, which images of one channel leave open.
-
-    Convolutions take their own format from them: those of few channels are faster so.
-    """
-    return torch.empty_like(images, memory_format=torch.channels_last).copy_(images)
+        Equal networks give equal digests.
+        """
+        few = not len(self.predictions) or self.predictions.max() < 1 << 8
+        kept = self.predictions.to(torch.uint8) if few else self.predictions
+        return hashlib.sha256(kept.numpy().tobytes()).hexdigest()
 
 
 def autocast(precision: str) -> torch.autocast:
@@ -60,7 +53,7 @@ def evaluate(model: nn.Module, split: Split) -> Evaluation:
     predictions, nats = [], 0.0
     for start in range(0, len(split), _BATCH):
         batch = split[start : start + _BATCH]
-        logits = model(channels_last(pixels(batch.images)))
+        logits = model(arranged(model, values(batch.inputs)))
         predictions.append(logits.argmax(1))
         nats += F.cross_entropy(logits.double(), batch.labels, reduction="sum").item()
     predicted = torch.cat(predictions)

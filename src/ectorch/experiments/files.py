@@ -16,30 +16,48 @@ from torch import nn
 
 from ectorch.bitstream import Reader
 from ectorch.errors import EctorchError, FormatError, MismatchError, RecipeError
-from ectorch.experiments.networks import NETWORKS, Network, identify
+from ectorch.experiments.build import make_network
+from ectorch.experiments.networks import identify
 from ectorch.storage.files import load_model
+from ectorch.storage.state import load_state
 
 
 def load_into(model: nn.Module, path: Path) -> None:
-    """Fill a network whose tensors are those in the file."""
-    if path.suffix == ".safetensors":
-        model.load_state_dict(safetensors.torch.load_file(path))
-    else:
-        load_model(model, path)
-
-
-def read_network(path: Path) -> tuple[str, Network]:
-    """The network in a file: its tensors say which of `NETWORKS` it is, by name.
+    """Fill a network whose tensors are those in the file; floats of .safetensors take its dtype.
 
     Raises:
-        MismatchError: when it is none of them, or of another dtype.
+        MismatchError: when names, shapes or other dtypes differ; the network is left as it was.
+        FormatError: when an .ect file is damaged.
+        SafetensorError: when a .safetensors file is.
+        OSError: when it cannot be read.
+    """
+    if path.suffix != ".safetensors":
+        load_model(model, path)
+        return
+    stored, own = safetensors.torch.load_file(path), model.state_dict()
+    for name in stored.keys() & own.keys():
+        if stored[name].is_floating_point() and own[name].is_floating_point():
+            stored[name] = stored[name].to(own[name].dtype)
+    load_state(model, stored, True, path)
+
+
+def read_network(path: Path, network: str = "", key: str = "network") -> tuple[str, nn.Module]:
+    """The network in a file, and its name.
+
+    Args:
+        network: its name, see `make_network`; if empty its tensors say which of `NETWORKS` it is.
+        key: of the recipe or command that has it, for errors.
+
+    Raises:
+        MismatchError: when it is none of them, or not the one, or of another dtype.
+        RecipeError: when there is no network of that name.
         FormatError: when the file is damaged.
     """
     try:
-        name = identify(_shapes(path))
+        name = network or identify(_shapes(path))
     except MismatchError as error:
         raise MismatchError(f"{path}: {error}") from error
-    model = NETWORKS[name]()
+    model = make_network(name, key)
     load_into(model, path)
     return name, model
 

@@ -9,14 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import update_bn
 
 from ectorch.errors import MismatchError
-from ectorch.storage.discrete import mean_state_dict
 
 # of CIFAR-10's training pixels: centred and scaled so, borders that are filled with 0 are grey
 _CIFAR_MEAN, _CIFAR_DEVIATION = 0.4733, 0.2516
-_MEASURED_AT_ONCE = 1000  # images that tell the statistics of batch norms
 _MOST_NAMED = 3  # tensors that an error lists
 
 
@@ -24,6 +21,7 @@ class Network(nn.Module):
     """A classifier of images of one shape."""
 
     image_shape: ClassVar[tuple[int, int, int]]
+    memory_format: ClassVar[torch.memory_format] = torch.channels_last
 
 
 class LeNet300100(Network):
@@ -186,17 +184,6 @@ NETWORKS: dict[str, Callable[[], Network]] = {
 }
 
 
-def check_images(network: str, data: str, images: Tensor) -> None:
-    """Refuse images (n, channels, height, width) that ``network`` cannot take.
-
-    Raises:
-        MismatchError: naming both and their shapes.
-    """
-    shape, own = tuple(images.shape[1:]), _without_values(network).image_shape
-    if shape != own:
-        raise MismatchError(f"{network} takes images of {own}, those of {data} are {shape}")
-
-
 def identify(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """The name of the network whose state dict has exactly these tensors.
 
@@ -210,20 +197,10 @@ def identify(shapes: Mapping[str, tuple[int, ...]]) -> str:
     names, more = sorted(shapes)[:_MOST_NAMED], len(shapes) - _MOST_NAMED
     listed = ", ".join(names) + (f" and {more} more" if more > 0 else "")
     listed = listed or "(none)"
-    raise MismatchError(f"tensors {listed} are no known network; known: {', '.join(NETWORKS)}")
-
-
-def expected_network(name: str, model: nn.Module, images: Tensor) -> Network:
-    """The network ``name`` with the expected weights of the prepared ``model``, in eval mode.
-
-    Args:
-        images: (n, channels, height, width) in [0, 1], that tell the statistics of batch norms:
-            those of ``model`` belong to other weights.
-    """
-    network = _without_values(name)
-    network.to_empty(device="cpu").load_state_dict(mean_state_dict(model))
-    update_bn(torch.split(images, _MEASURED_AT_ONCE), network)
-    return network.eval()
+    raise MismatchError(
+        f"tensors {listed} are no known network; known: {', '.join(NETWORKS)}; "
+        "name one of your own, package.module:function"
+    )
 
 
 def _without_values(name: str) -> Network:

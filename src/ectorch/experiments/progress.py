@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+STAGES = ("pretrain", "reduce", "constrain", "finetune")
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
     """The caller asked to stop; a checkpoint of this very step is on disk."""
+
+
+@dataclass
+class State:
+    """Where a run stands; a checkpoint has it beside the tensors.
+
+    Attributes:
+        stage: an index into `STAGES`.
+        step: of the stage, that comes next.
+        seconds: of training, up to the last checkpoint.
+        epochs: records of those that ended, of all stages.
+        loss_sum: nats, over the ``loss_steps`` steps of this epoch.
+        alpha: of the last step.
+    """
+
+    stage: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+    alpha: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +63,22 @@ class Progress:
     alpha: float | None = None
     tensor_bytes: Mapping[str, int] | None = None
     warning: str | None = None
+
+    @classmethod
+    def of(cls, state: State, steps: int, epochs: int, held_out: bool) -> Progress:
+        """That of a run which has done ``state.step`` of the ``steps`` of its stage."""
+        last = (state.epochs or [{}])[-1]
+        measured = ("error_percent", "size_bytes", "gap_percent", "alpha", "tensor_bytes")
+        return cls(
+            STAGES[state.stage],
+            state.step,
+            steps,
+            (state.step - 1) * epochs // steps + 1,
+            epochs,
+            state.loss_sum / state.loss_steps,
+            held_out,
+            **{key: last.get(key) for key in (*measured, "warning")},
+        )
 
     @property
     def ends_epoch(self) -> bool:

@@ -19,7 +19,9 @@ from ectorch.experiments.augment import Augment
 from ectorch.experiments.data import DATA_SETS
 from ectorch.experiments.distill import Distill
 from ectorch.experiments.networks import NETWORKS
+from ectorch.experiments.own import check_known
 from ectorch.experiments.record import first_error
+from ectorch.experiments.shipped import find_recipe
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -114,17 +116,21 @@ class Recipe:
     """One experiment, whole: the same recipe and seed give the same file.
 
     Attributes:
+        network: one of `NETWORKS`, or a user's own function that makes one, as
+            ``package.module:function``, see `ectorch.experiments.build.make_network`.
+        data: one of `DATA_SETS`, or a user's own loader, named so, see
+            `ectorch.experiments.own_data.load_own`.
         start: file (.ect or .safetensors, from the folder where the command runs) of the network to
             start from; empty for random values.
         threads: of torch; part of the recipe, since results differ between thread counts.
-        holdout: training images kept out of training and used for choosing; 0 trains on all.
+        holdout: training examples kept out of training and used for choosing; 0 trains on all.
         pretrain: float training.
         reduce: an earlier constrained training, for the two roads of the paper: with ``lengths``
             of "pruning" the next stage starts from a sparse network, with "cardinality" from one
             of few values.
         constrain: training under the penalty.
         finetune: of codebooks and float parameters with frozen symbols.
-        augment: random maps of the training images, in every stage.
+        augment: random maps of training images, in every stage.
         distill: a teacher beside the labels, in every stage.
         precision: "bfloat16" computes products in it while training (autocast), for what the
             progress shows and for the code length of the labels; weights, penalty and the
@@ -133,7 +139,7 @@ class Recipe:
             smaller; alpha is found while training.
         target_ratio: the same, as float bytes over bytes of the file.
         target_bits_per_weight: the same, as bits of the file over parameters.
-        target_error: percent of the held-out images: the smallest file whose error is no higher,
+        target_error: percent of the held-out examples: the smallest file whose error is no higher,
             found by `ectorch.experiments.search`; needs ``holdout``.
         norm_levels: of the grids of batch norms in the file, see
             `ectorch.rewrite.norms.discretize_norms`.
@@ -169,29 +175,6 @@ class Recipe:
         return [name for name in names if getattr(self, name) is not None]
 
 
-RECIPES = Path(__file__).parent / "recipes"
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with ectorch, by name."""
-    return {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
-
-
-def find_recipe(recipe: str | Path) -> Path:
-    """The file of a recipe that is given by its path, or by the name of one that ships.
-
-    Raises:
-        RecipeError: when there is neither: which names there are.
-    """
-    path, shipped = Path(recipe), shipped_recipes()
-    if str(recipe) in shipped and not path.is_file():
-        return shipped[str(recipe)]
-    if not path.exists() and not path.suffix:
-        known = ", ".join(shipped)
-        raise RecipeError(f"{recipe}: no such file, and no recipe of that name; known: {known}")
-    return path
-
-
 def read_recipe(recipe: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe; ``changes`` (as ``{"seed": 1, "constrain.alpha": 2.0}``) replace values.
 
@@ -223,7 +206,7 @@ def read_recipe(recipe: str | Path, changes: Mapping[str, Any] | None = None) ->
 
 
 def parse_recipe(table: Mapping[str, Any]) -> Recipe:
-    """Check a recipe's keys, types and names.
+    """Check a recipe's keys, types and names; nothing of a user's own is imported.
 
     Raises:
         RecipeError: naming the key.
@@ -232,16 +215,14 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
         recipe = TypeAdapter(Recipe).validate_json(json.dumps(table, default=str))
     except ValidationError as error:
         raise RecipeError(_unknown_keys(error) or first_error(error)) from error
-    for key, value, known in (
-        ("network", recipe.network, tuple(NETWORKS)),
-        ("data", recipe.data, DATA_SETS),
-    ):
-        if value not in known:
-            raise RecipeError(f"{key}: {value!r} is unknown, known: {', '.join(known)}")
+    check_known("network", recipe.network, NETWORKS)
+    check_known("data", recipe.data, DATA_SETS)
+    if recipe.distill.network:
+        check_known("distill.network", recipe.distill.network, NETWORKS)
     if len(given := recipe.targets()) > 1:
         raise RecipeError(f"{' and '.join(given)}: give one of them")
     if recipe.target_error and not recipe.holdout:
-        raise RecipeError("target_error: needs holdout, the images that tell the error")
+        raise RecipeError("target_error: needs holdout, the examples that tell the error")
     stages = recipe.pretrain, recipe.reduce, recipe.constrain, recipe.finetune
     if not recipe.start and not any(stage.epochs for stage in stages):
         raise RecipeError("epochs: 0 in every stage, nothing trains: give some, or a start")

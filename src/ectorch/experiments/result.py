@@ -15,12 +15,12 @@ from torch import Tensor, nn
 import ectorch
 from ectorch.bitstream import write_atomic
 from ectorch.errors import MismatchError, RecipeError, TrainingError
+from ectorch.experiments.build import make_network
 from ectorch.experiments.collapse import collapse
-from ectorch.experiments.data import Split
 from ectorch.experiments.evaluation import autocast, evaluate
-from ectorch.experiments.networks import NETWORKS
 from ectorch.experiments.recipe import Recipe, parse_recipe, under_present_keys
 from ectorch.experiments.record import Finished, read_record
+from ectorch.experiments.split import Split
 from ectorch.storage.files import load_model, save_file
 
 MODEL_FILE = "model.ect"
@@ -69,7 +69,7 @@ def finish(
     recipe: Recipe,
     model: nn.Module,
     unseen: Split,
-    training_images: Split,
+    trained: Split,
     out: Path,
     epochs: list[dict[str, Any]],
     estimate_bytes: float,
@@ -79,7 +79,7 @@ def finish(
 
     Args:
         model: finalized.
-        unseen: the test set; or the held-out images where the recipe keeps some to choose with,
+        unseen: the test set; or what the recipe holds out to choose with,
             so that choosing never sees the test set.
         estimate_bytes: live size of the network before it was finalized.
 
@@ -88,15 +88,15 @@ def finish(
     """
     path = out / MODEL_FILE
     save_file(model, path)
-    decoded = load_model(NETWORKS[recipe.network](), path).eval()
+    decoded = load_model(make_network(recipe.network), path).eval()
     _check_equal_bits(model.state_dict(), decoded.state_dict(), path)
     test = evaluate(decoded, unseen)
     if not torch.equal(evaluate(model, unseen).predictions, test.predictions):
         raise MismatchError(f"{path}: the decoded network predicts something else")
-    before = NETWORKS[recipe.network]().eval()
+    before = make_network(recipe.network).eval()
     before.load_state_dict(safetensors.torch.load_file(out / FLOAT_FILE))
-    with autocast(recipe.precision):  # of many images, and no decision hangs on a last bit
-        labels_bits = evaluate(decoded, training_images).label_bits
+    with autocast(recipe.precision):  # of many examples, and no decision hangs on a last bit
+        labels_bits = evaluate(decoded, trained).label_bits
     tensors = model.state_dict().values()
     classes = len(set(unseen.labels.tolist()))
     parameters = sum(t.numel() for t in tensors)

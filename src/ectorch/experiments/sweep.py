@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ectorch.bitstream import write_atomic
-from ectorch.errors import ConfigError
+from ectorch.errors import ConfigError, RecipeError
 from ectorch.experiments import data as data_sets
 from ectorch.experiments.progress import Progress
 from ectorch.experiments.recipe import Recipe
 from ectorch.experiments.result import FLOAT_FILE, MODEL_FILE
+from ectorch.experiments.split import most_held_out
 from ectorch.experiments.training import train
 
 SWEEP_FILE = "sweep.json"
@@ -61,14 +62,18 @@ def sweep(
 
 
 def with_holdout(recipe: Recipe) -> Recipe:
-    """``recipe`` with images held out: its own, else 5,000, or a sixth of all where that is less.
+    """``recipe`` with examples held out: its own, else 5,000, or a sixth of all where that is less.
 
     Raises:
         DataError: when the data cannot be had.
+        RecipeError: when there are too few to hold any out.
     """
     if recipe.holdout:
         return recipe
-    most = data_sets.most_held_out(data_sets.load(recipe.data).train)
+    train_split = data_sets.load(recipe.data).train
+    most = most_held_out(train_split)
+    if not most:
+        raise RecipeError(f"{recipe.data}: {len(train_split)} training examples, none to hold out")
     return replace(recipe, holdout=min(_HELD_OUT, most))
 
 

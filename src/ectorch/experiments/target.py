@@ -31,7 +31,7 @@ class SizeTarget:
     """What a recipe with a target adds to its training.
 
     Attributes:
-        bytes: of the file, at most.
+        size_bytes: of the file, at most.
         control: finds alpha.
 
     Args:
@@ -43,7 +43,7 @@ class SizeTarget:
     """
 
     def __init__(self, recipe: Recipe, model: nn.Module, meter: SizeMeter, steps: int) -> None:
-        self.bytes = target_bytes(recipe, model)
+        self.size_bytes = target_bytes(recipe, model)
         self._recipe, self._float_bytes = recipe, asked_bytes(model, target_ratio=1.0)
         prepared = prepare(copy.deepcopy(model), recipe.constrain.make_config())
         self._least, most = size_range(prepared, meter.finalize)
@@ -52,7 +52,9 @@ class SizeTarget:
         stage = recipe.constrain
         self._steps = steps
         lag = min(max(_LEAST_LAG, _LAG_STEPS / max(steps, 1)), _MOST_LAG)
-        self.control = SizeControl(self.bytes, stage.alpha, stage.rise, stage.peak, stage.fall, lag)
+        self.control = SizeControl(
+            self.size_bytes, stage.alpha, stage.rise, stage.peak, stage.fall, lag
+        )
 
     def with_room(self, model: nn.Module, config: Config) -> Config:
         """``config`` with a grid so fine that the file of the plain ``model`` starts above target.
@@ -72,14 +74,14 @@ class SizeTarget:
         if not config.keep_grid:
             self._check(start)
         reach = min(config.reach, finest)
-        if SizeMeter(self._meter.finalize)(at(reach)).total < self.bytes / _GROWTH:
-            while SizeMeter(self._meter.finalize)(at(reach)).total < min(self.bytes, start):
+        if SizeMeter(self._meter.finalize)(at(reach)).total < self.size_bytes / _GROWTH:
+            while SizeMeter(self._meter.finalize)(at(reach)).total < min(self.size_bytes, start):
                 reach = min(reach * _FINER, finest)
         return replace(config, reach=reach)
 
     def _check(self, most: int) -> None:
         try:
-            check_reachable(self.bytes, self._least, most)
+            check_reachable(self.size_bytes, self._least, most)
         except ConfigError as error:
             raise RecipeError(f"{self._asked(most)}: {error}") from error
 
@@ -104,14 +106,14 @@ class SizeTarget:
             self.control.observe(progress, self._meter(model).total)
         return self.control.alpha_at(progress)
 
-    def fit(
+    def freeze(
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer | None,
         finalize: Callable[[nn.Module], nn.Module],
     ) -> None:
         """Freeze the symbols of the prepared ``model`` so that its finalized file has its size."""
-        fit_size(model, self.bytes, optimizer, finalize, self._meter)
+        fit_size(model, self.size_bytes, optimizer, finalize, self._meter)
 
 
 def target_bytes(recipe: Recipe, model: nn.Module) -> int:

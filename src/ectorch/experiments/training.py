@@ -2,67 +2,44 @@
 
 from __future__ import annotations
 
-import io
 import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LRScheduler
 
 from ectorch.bitstream import write_atomic
-from ectorch.errors import DivergedError, FormatError, RecipeError, TrainingError
+from ectorch.errors import DivergedError, RecipeError, TrainingError
 from ectorch.experiments import data as data_sets
-from ectorch.experiments.augment import augment
-from ectorch.experiments.collapse import collapse
-from ectorch.experiments.data import DataSet, Split
+from ectorch.experiments.augment import augment, check_augment
+from ectorch.experiments.build import check_network, check_prepares, make_network
+from ectorch.experiments.checkpoint import CHECKPOINT_FILE, Checkpoint, table_of
 from ectorch.experiments.distill import Teacher
-from ectorch.experiments.evaluation import autocast, channels_last, evaluate, pixels
-from ectorch.experiments.files import asked_for, load_checkpoint, load_into
-from ectorch.experiments.networks import NETWORKS, check_images, expected_network
-from ectorch.experiments.progress import Interrupted, Progress
+from ectorch.experiments.evaluation import autocast
+from ectorch.experiments.files import asked_for, load_into
+from ectorch.experiments.inputs import arranged, values
+from ectorch.experiments.monitor import Monitor
+from ectorch.experiments.progress import STAGES, Interrupted, Progress, State
 from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
-from ectorch.experiments.result import FLOAT_FILE, check_same_recipe, finish, finished
+from ectorch.experiments.result import FLOAT_FILE, finish, finished
+from ectorch.experiments.schedule import Order, make_optimizer, make_schedule
+from ectorch.experiments.split import DataSet, Split, check_holdout
 from ectorch.experiments.target import SizeTarget
 from ectorch.rewrite.norms import restore_norms
 from ectorch.rewrite.units import cut_to_shapes, remove_dead_units
 from ectorch.size.control import ramp
 from ectorch.size.measure import SizeMeter
-from ectorch.storage.discrete import discrete_state_dict
-from ectorch.workflow import (
-    convert,
-    finalize,
-    freeze_symbols,
-    param_groups,
-    penalty,
-    prepare,
-)
+from ectorch.workflow import convert, finalize, freeze_symbols, penalty, prepare
 
-STAGES = ("pretrain", "reduce", "constrain", "finetune")
 _CHECKPOINT_SECONDS = 60.0
-_MONITORED = 5000  # training images that stand in where none are held out
-_MEASURED = 5000  # training images that tell the statistics of batch norms
-
-
-@dataclass
-class _State:
-    """What a checkpoint holds beside the tensors."""
-
-    stage: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    loss_sum: float = 0.0
-    loss_steps: int = 0
-    alpha: float = 0.0
 
 
 def train(
@@ -86,10 +63,11 @@ def train(
 
     Raises:
         DataError: when the data cannot be had.
-        RecipeError: when the network to start from cannot be had, or no file of it can have the
-            size that is asked for: what sizes can be had; or when an error is asked for, or more
-            images are to be held out than there is room for.
-        MismatchError: when the network cannot take its images.
+        RecipeError: when the network, or the one to start from, cannot be had, or cannot take the
+            data; or when no file of it can have the size that is asked for: what sizes can be had;
+            or when an error is asked for, or more is to be held out than there is room for.
+        ConfigError, UnsupportedLayerError: when a stage cannot constrain the network.
+        MismatchError: when a network of ours cannot take images of that shape.
         TrainingError: when the loss is not finite, or ``out`` holds a run of another recipe.
         Interrupted: when ``should_stop`` said so.
     """
@@ -102,35 +80,40 @@ def train(
     if torch.get_num_threads() != recipe.threads:
         raise TrainingError(f"{torch.get_num_threads()} threads, the recipe asks {recipe.threads}")
     data = data_sets.load(recipe.data)
-    check_images(recipe.network, data.name, data.train.images)
-    data_sets.check_holdout(data, recipe.holdout)
+    check_holdout(data, recipe.holdout)
+    check_augment(recipe.augment, data.train.inputs)
+    torch.manual_seed(recipe.seed)
+    model = make_network(recipe.network)
+    classes = check_network(recipe.network, model, data)
+    run = _Run(recipe, data, model, out, on_progress, should_stop, float_file)
+    if run.teacher and run.teacher.classes != classes:
+        raise RecipeError(
+            f"distill.teacher: {recipe.distill.teacher}: gives {run.teacher.classes} logits, "
+            f"{recipe.network} {classes}"
+        )
     out.mkdir(parents=True, exist_ok=True)
-    run = _Run(recipe, data, out, on_progress, should_stop, float_file)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* has no nonzero left")  # `Progress` has its own word
         run.go()
-    unseen = run.monitored if run.held_out else data.test
-    result = finish(
-        recipe,
-        run.model,
-        unseen,
-        run.images,
-        out,
-        run.state.epochs,
-        run.estimate_bytes,
-        run.seconds(),
-    )
+    monitor, epochs = run.monitor, run.state.epochs
+    unseen, size = monitor.unseen(data), run.estimate_bytes
+    result = finish(recipe, run.model, unseen, monitor.trained, out, epochs, size, run.seconds())
     run.checkpoint.unlink(missing_ok=True)
     return result
 
 
 class _Run:
-    """A training in progress: everything that a checkpoint saves and restores."""
+    """A training in progress: what a checkpoint saves and restores, and what it needs to go on.
+
+    Args:
+        model: new, on which nothing was done yet.
+    """
 
     def __init__(
         self,
         recipe: Recipe,
         data: DataSet,
+        model: nn.Module,
         out: Path,
         on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
@@ -138,36 +121,43 @@ class _Run:
     ) -> None:
         self.recipe, self.data, self.out, self.float_file = recipe, data, out, float_file
         self.on_progress, self.should_stop = on_progress, should_stop
-        held_out = Split(data.train.images[:0], data.train.labels[:0])
-        self.images = data.train
-        if recipe.holdout:
-            self.images, held_out = data_sets.hold_out(data.train, recipe.holdout)
-        self.monitored = held_out if len(held_out) else self.images[:_MONITORED]
-        self.held_out = bool(len(held_out))
-        self.measured = channels_last(pixels(self.images.images[:_MEASURED]))
-        torch.manual_seed(recipe.seed)
-        self.model: nn.Module = NETWORKS[recipe.network]()
+        self.model, self.state = model, State()
+        self.monitor = Monitor(recipe, data, model)
+        self.order = Order(recipe.seed, len(self.monitor.trained))
         self.optimizer: torch.optim.Optimizer | None = None
-        self.state = _State()
+        self.schedule: LRScheduler
         self.teacher: Teacher | None = None
         if recipe.distill.teacher:
             self.teacher = Teacher(recipe.distill, recipe.precision, data)
+        for stage in (getattr(recipe, name) for name in STAGES):
+            self._check(stage)
         final = partial(finalize, norm_levels=recipe.norm_levels, forward_only=True)
         self.meter = SizeMeter(final, recipe.threads)
         self.target: SizeTarget | None = None
         if recipe.targets():
-            steps = recipe.constrain.epochs * (len(self.images) // recipe.constrain.batch)
-            self.target = SizeTarget(recipe, self.model, self.meter, steps)
+            steps = recipe.constrain.epochs * self._batches(recipe.constrain)
+            self.target = SizeTarget(recipe, model, self.meter, steps)
         self.estimate_bytes = math.nan
-        self.checkpoint = out / "checkpoint.pt"
-        self._shuffled: tuple[tuple[int, int, int], Tensor] | None = None
+        self.checkpoint = out / CHECKPOINT_FILE
         self._started = time.monotonic()
         if self.checkpoint.exists():
             self._restore()
         elif recipe.start:
             with asked_for("start", Path(recipe.start)):
-                load_into(self.model, Path(recipe.start))
-            restore_norms(self.model, [self.measured])
+                load_into(model, Path(recipe.start))
+            restore_norms(model, [self.monitor.measured])
+
+    def _check(self, stage: Stage) -> None:
+        """Refuse what would end the run only when its turn comes."""
+        if isinstance(stage, ConstrainStage) and (stage.epochs or stage is self.recipe.constrain):
+            check_prepares(self.model, stage.make_config())
+        if stage.epochs and not self._batches(stage):
+            trained = self.monitor.trained
+            raise TrainingError(f"batch of {stage.batch} from {len(trained)} {trained.kind}")
+
+    def _batches(self, stage: Stage) -> int:
+        """Steps an epoch."""
+        return len(self.monitor.trained) // stage.batch
 
     @property
     def stage(self) -> Stage:
@@ -181,26 +171,31 @@ class _Run:
                 if STAGES[self.state.stage] == "reduce":
                     self._keep_float()
                 self._reshape()
-                self.optimizer = self._make_optimizer()
+                self._make_optimizer()
             self._train_stage()
             if self.target and self.stage is self.recipe.constrain:
-                self.target.fit(self.model, self.optimizer, self._finalize)
+                self.target.freeze(self.model, self.optimizer, self._finalize)
             self.state.stage, self.state.step, self.optimizer = self.state.stage + 1, 0, None
         self.estimate_bytes = self.meter(self.model).total
         if self.target and self.recipe.finetune.epochs:  # which may have changed its size
-            self.target.fit(self.model, None, self._finalize)
+            self.target.freeze(self.model, None, self._finalize)
         self._finalize(self.model)
 
     def _keep_float(self) -> None:
         if self.float_file:
             data = self.float_file.read_bytes()
-        else:
-            data = safetensors.torch.save(self.model.state_dict())
+        else:  # of tied tensors each has its own copy
+            contiguous = torch.contiguous_format
+            tensors = {
+                name: tensor.clone(memory_format=contiguous)
+                for name, tensor in self.model.state_dict().items()
+            }
+            data = safetensors.torch.save(tensors)
         write_atomic(self.out / FLOAT_FILE, data)
 
     def _finalize(self, model: nn.Module) -> nn.Module:
         # statistics that batch norms gathered from noisy weights are wrong for the hard ones
-        return self.meter.finalize(model, [self.measured])
+        return self.meter.finalize(model, [self.monitor.measured])
 
     def _reshape(self, restoring: bool = False) -> None:
         """Turn the network into what the present stage trains; ``restoring``: values come later."""
@@ -216,29 +211,26 @@ class _Run:
         elif STAGES[self.state.stage] == "finetune" and stage.epochs:
             freeze_symbols(self.model)
 
-    def _make_optimizer(self) -> torch.optim.Optimizer:
+    def _make_optimizer(self) -> None:
         stage = self.stage
-        special = stage.rates() if isinstance(stage, ConstrainStage) else {}
-        groups = param_groups(self.model, stage.lr, stage.weight_decay, **special)
-        if stage.optimizer == "sgd":
-            return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
-        return torch.optim.Adam(groups)
+        self.optimizer = make_optimizer(self.model, stage)
+        steps = stage.epochs * self._batches(stage)
+        self.schedule = make_schedule(self.optimizer, stage, steps)
 
     def _train_stage(self) -> None:
         stage, state = self.stage, self.state
-        batches = len(self.images) // stage.batch
-        if stage.epochs and not batches:
-            raise TrainingError(f"batch of {stage.batch} from {len(self.images)} images")
+        batches = self._batches(stage)
+        steps = stage.epochs * batches
         saved = time.monotonic()
-        while state.step < stage.epochs * batches:
+        while state.step < steps:
             epoch, batch = divmod(state.step, batches)
             if batch == 0:
                 state.loss_sum, state.loss_steps = 0.0, 0
-            chosen = self._order(epoch)[batch * stage.batch : (batch + 1) * stage.batch]
-            self._step(self.images[chosen], state.step / (stage.epochs * batches))
+            chosen = self.order.batch(state.stage, epoch, batch, stage.batch)
+            self._step(self.monitor.trained[chosen], state.step / steps)
             state.step += 1
             if state.step % batches == 0:
-                self._end_epoch(epoch)
+                state.epochs.append(self.monitor.record(self.model, state, epoch + 1, self.meter))
                 # what a fold into a bias on a grid rounds, the epochs that follow mend
                 if (
                     isinstance(stage, ConstrainStage)
@@ -246,7 +238,7 @@ class _Run:
                     and epoch + 1 < stage.epochs
                 ):
                     remove_dead_units(self.model, self.optimizer, forward_only=True)
-            self._report(epoch, stage.epochs * batches)
+            self.on_progress(Progress.of(state, steps, stage.epochs, self.monitor.held_out))
             if self.should_stop():
                 self._save()
                 raise Interrupted
@@ -254,27 +246,16 @@ class _Run:
                 self._save()
                 saved = time.monotonic()
 
-    def _order(self, epoch: int) -> Tensor:
-        """The shuffled training images of one epoch, the same whenever it is asked for."""
-        key = (self.recipe.seed, self.state.stage, epoch)
-        if self._shuffled is None or self._shuffled[0] != key:
-            seed = int(np.random.SeedSequence(key).generate_state(1)[0])
-            generator = torch.Generator().manual_seed(seed)
-            self._shuffled = key, torch.randperm(len(self.images), generator=generator)
-        return self._shuffled[1]
-
     def _step(self, batch: Split, progress: float) -> None:
         stage, optimizer = self.stage, self.optimizer
         assert optimizer is not None
-        for group in optimizer.param_groups:
-            group["lr"] = group.setdefault("full_lr", group["lr"]) * _lr_share(progress, stage)
         self.model.train()
-        images = channels_last(augment(pixels(batch.images), self.recipe.augment))
+        given = augment(values(batch.inputs), self.recipe.augment)
         with autocast(self.recipe.precision):
-            logits = self.model(images).float()
+            logits = self.model(arranged(self.model, given)).float()
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=stage.label_smoothing)
         if self.teacher:
-            loss = self.teacher.mix(loss, logits, images)
+            loss = self.teacher.mix(loss, logits, given)
         objective = loss
         if isinstance(stage, ConstrainStage):
             if self.target and stage is self.recipe.constrain:
@@ -283,8 +264,9 @@ class _Run:
                 factor = ramp(progress, stage.rise, stage.peak, stage.fall)
                 self.state.alpha = stage.alpha * factor
             refresh = self.state.step % stage.refresh == 0
+            count = len(self.monitor.trained)
             try:
-                objective = loss + penalty(self.model, self.state.alpha, len(self.images), refresh)
+                objective = loss + penalty(self.model, self.state.alpha, count, refresh)
             except DivergedError as error:
                 raise self._diverged(str(error)) from error
         value = objective.item()
@@ -293,6 +275,7 @@ class _Run:
         optimizer.zero_grad()
         objective.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        self.schedule.step()
         self.state.loss_sum += loss.item()
         self.state.loss_steps += 1
 
@@ -300,94 +283,38 @@ class _Run:
         step = f"{STAGES[self.state.stage]} step {self.state.step}"
         return TrainingError(f"{step}: {what}; lower lr ({self.stage.lr})")
 
-    def _end_epoch(self, epoch: int) -> None:
-        constrained = self.state.stage > 0
-        with autocast(self.recipe.precision):
-            hard = evaluate(self.model.eval(), self.monitored).error_percent
-            gap = None
-            if constrained:
-                expected = expected_network(self.recipe.network, self.model, self.measured)
-                gap = evaluate(expected, self.monitored).error_percent - hard
-        size = self.meter(self.model) if constrained else None
-        record = {
-            "stage": STAGES[self.state.stage],
-            "epoch": epoch + 1,
-            "loss": self.state.loss_sum / self.state.loss_steps,
-            "held_out": self.held_out,
-            "error_percent": hard,
-            "size_bytes": size and size.total,
-            "tensor_bytes": size and size.tensors,
-            "alpha": self.state.alpha if constrained else None,
-            "gap_percent": gap,
-            "warning": collapse(discrete_state_dict(self.model)) if constrained else None,
-        }
-        self.state.epochs.append(record)
-
-    def _report(self, epoch: int, steps: int) -> None:
-        state, last = self.state, (self.state.epochs or [{}])[-1]
-        self.on_progress(
-            Progress(
-                STAGES[state.stage],
-                state.step,
-                steps,
-                epoch + 1,
-                self.stage.epochs,
-                state.loss_sum / state.loss_steps,
-                self.held_out,
-                last.get("error_percent"),
-                last.get("size_bytes"),
-                last.get("gap_percent"),
-                last.get("alpha"),
-                last.get("tensor_bytes"),
-                last.get("warning"),
-            )
-        )
-
     def seconds(self) -> float:
         """Seconds of training, over all resumptions."""
         return self.state.seconds + time.monotonic() - self._started
 
     def _save(self) -> None:
         assert self.optimizer is not None
-        state = asdict(self.state) | {"seconds": self.seconds()}
-        buffer = io.BytesIO()
-        torch.save(
-            {
-                "recipe": self.recipe.as_dict(),
-                "threads": torch.get_num_threads(),
-                "state": state,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "random": torch.get_rng_state(),
-                "meter": self.meter.state_dict(),
-                "control": self.target.control.state_dict() if self.target else {},
-            },
-            buffer,
-        )
-        write_atomic(self.checkpoint, buffer.getvalue())
+        Checkpoint(
+            recipe=self.recipe.as_dict(),
+            threads=torch.get_num_threads(),
+            data_sha256=self.data.sha256,
+            state=table_of(self.state, self.seconds()),
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            schedule=self.schedule.state_dict(),
+            meter=self.meter.state_dict(),
+            control=self.target.control.state_dict() if self.target else {},
+            random=torch.get_rng_state(),
+        ).write(self.checkpoint)
 
     def _restore(self) -> None:
-        try:
-            saved = load_checkpoint(self.checkpoint)
-        except FormatError as error:
-            raise TrainingError(f"{error}: delete it to begin anew") from error
-        check_same_recipe(saved["recipe"], self.recipe, self.out)
-        if saved["threads"] != torch.get_num_threads():
-            raise TrainingError(f"{self.checkpoint} was made with {saved['threads']} threads")
-        state = _State(**saved["state"])
+        saved = Checkpoint.read(self.checkpoint, self.recipe, self.data.sha256)
+        state = saved.run_state()
         for self.state.stage in range(state.stage + 1):
             self._reshape(restoring=True)
         self.state = state
-        cut_to_shapes(self.model, saved["model"])
-        self.model.load_state_dict(saved["model"])
-        self.optimizer = self._make_optimizer()
-        self.optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["random"])
-        self.meter.load_state_dict(saved["meter"])
+        cut_to_shapes(self.model, saved.model)
+        self.model.load_state_dict(saved.model)
+        self._make_optimizer()
+        assert self.optimizer is not None
+        self.optimizer.load_state_dict(saved.optimizer)
+        self.schedule.load_state_dict(saved.schedule)
+        torch.set_rng_state(saved.random)
+        self.meter.load_state_dict(saved.meter)
         if self.target:
-            self.target.control.load_state_dict(saved["control"])
-
-
-def _lr_share(progress: float, stage: Stage) -> float:
-    rise = min(progress / stage.warmup, 1.0) if stage.warmup else 1.0
-    return rise * (1 + math.cos(math.pi * progress)) / 2
+            self.target.control.load_state_dict(saved.control)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from ectorch.bitstream import Reader, write_atomic
 from ectorch.bitstream.file.index import Entry
 from ectorch.experiments.baselines import add_baselines, read_baselines
+from ectorch.experiments.own import is_own
 from ectorch.report import figures
 from ectorch.report.gather import ERROR, Point, front, tasks_of
 from ectorch.report.matrices import float_tensors, largest_matrices
@@ -57,15 +58,33 @@ def markdown(folder: Path, points: Sequence[Point]) -> str:
     return "\n".join([*parts, as_markdown(_environment(points)), ""])
 
 
-def measure_baselines(folder: Path, points: Sequence[Point], say: Callable[[str], object]) -> None:
-    """Measure, once, other ways to store the float networks that lie with the runs."""
+def measure_baselines(
+    folder: Path,
+    points: Sequence[Point],
+    say: Callable[[str], object],
+    trusted: Collection[str] = (),
+) -> None:
+    """Measure, once, other ways to store the float networks that lie with the runs.
+
+    Args:
+        trusted: names of a user's own networks and loaders that may be run: results may be a
+            stranger's, and name any code.
+    """
     for own in tasks_of(points):
         kept = [
             (run.result["recipe"], run.before) for point in own for run in point.runs if run.before
         ]
-        if kept and not read_baselines(folder, own[0].task):
-            say(f"measuring other ways to store the float network of {_title(own)}")
-            add_baselines(folder, own[0].task, *kept[0])
+        if not kept or read_baselines(folder, own[0].task):
+            continue
+        network, data, _ = own[0].task
+        if any(is_own(name) and name not in trusted for name in (network, data)):
+            say(
+                f"{_title(own)}: other ways to store the float network are measured with --network "
+                f"{network} --data {data}, which runs that code"
+            )
+            continue
+        say(f"measuring other ways to store the float network of {_title(own)}")
+        add_baselines(folder, own[0].task, *kept[0])
 
 
 def _write_pictures(form: str, folder: Path, points: Sequence[Point], out: Path) -> str:

@@ -63,6 +63,16 @@ def curve_table(results: list[dict[str, Any]]) -> Table:
     return table
 
 
+def recipes_table(rows: Sequence[tuple[str, str, str, str, str]]) -> Table:
+    """What `ectorch recipes` shows: name, network, data, what it is and how long it takes."""
+    table = Table(title="recipes that ship: ectorch train NAME, ectorch recipes NAME")
+    for heading in ("name", "network", "data", "what", "takes"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*map(cell, row))
+    return table
+
+
 @dataclass(frozen=True)
 class Summary:
     """A stored tensor in numbers.

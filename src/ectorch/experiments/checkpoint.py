@@ -1,0 +1,90 @@
+"""What a training keeps on disk while it runs, to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ectorch.bitstream import write_atomic
+from ectorch.errors import FormatError, TrainingError
+from ectorch.experiments.files import load_checkpoint
+from ectorch.experiments.progress import State
+from ectorch.experiments.recipe import Recipe
+from ectorch.experiments.result import check_same_recipe
+
+CHECKPOINT_FILE = "checkpoint.pt"
+
+
+@dataclass
+class Checkpoint:
+    """All that the steps to come depend on, after one step.
+
+    Attributes:
+        recipe: as a table.
+        threads: of torch; another number rounds otherwise.
+        data_sha256: as in `DataSet`.
+        state: of the run, see `State`.
+        model, optimizer, schedule, meter, control: state dicts; ``control`` is empty without a
+            target.
+        random: state of torch's generator.
+    """
+
+    recipe: dict[str, Any]
+    threads: int
+    data_sha256: str
+    state: dict[str, Any]
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    meter: Mapping[str, Any]
+    control: dict[str, float]
+    random: Tensor
+
+    def write(self, path: Path) -> None:
+        """The file appears whole or not at all.
+
+        Raises:
+            OSError: when it cannot be written.
+        """
+        buffer = io.BytesIO()
+        torch.save({f.name: getattr(self, f.name) for f in fields(self)}, buffer)
+        write_atomic(path, buffer.getvalue())
+
+    @classmethod
+    def read(cls, path: Path, recipe: Recipe, data_sha256: str) -> Checkpoint:
+        """The one in a file, of the very run that is to go on.
+
+        Raises:
+            TrainingError: when it is damaged, or of another recipe, data or number of threads.
+            OSError: when it cannot be read.
+        """
+        try:
+            stored = load_checkpoint(path)
+        except FormatError as error:
+            raise TrainingError(f"{error}: delete it to begin anew") from error
+        if not isinstance(stored, dict) or stored.keys() != {f.name for f in fields(cls)}:
+            raise TrainingError(f"{path}: another version's checkpoint: delete it to begin anew")
+        saved = cls(**stored)
+        check_same_recipe(saved.recipe, recipe, path.parent)
+        if saved.threads != torch.get_num_threads():
+            raise TrainingError(f"{path} was made with {saved.threads} threads")
+        if saved.data_sha256 != data_sha256:
+            raise TrainingError(
+                f"{path} was made with other tensors than {recipe.data} gives now: a loader gives "
+                "the same each time; delete the checkpoint to begin anew"
+            )
+        return saved
+
+    def run_state(self) -> State:
+        return State(**self.state)
+
+
+def table_of(state: State, seconds: float) -> dict[str, Any]:
+    """``state`` for a checkpoint, after so many seconds in all."""
+    return asdict(state) | {"seconds": seconds}
