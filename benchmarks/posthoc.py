@@ -25,6 +25,7 @@ from ectorch.experiments.evaluation import evaluate
 from ectorch.experiments.networks import NETWORKS
 from ectorch.experiments.recipe import read_recipe
 from ectorch.experiments.result import FLOAT_FILE
+from ectorch.experiments.split import hold_out
 from ectorch.experiments.training import train
 from ectorch.report.text import markdown_table
 from ectorch.storage.files import load, save
