@@ -232,6 +232,7 @@ def test_a_size_may_be_asked_for(run, small_recipe, tmp_path):
     )
 
 
+@pytest.mark.slow  # a search is several trainings
 def test_an_error_may_be_asked_for_and_tensorboard_told(run, small_recipe, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

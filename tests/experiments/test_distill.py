@@ -15,12 +15,13 @@ from ectorch.experiments.training import Interrupted, train
 
 IMAGES = torch.rand(6, 1, 28, 28)
 DATA = DataSet("mnist", *[Split(IMAGES, torch.arange(6))] * 2)
+pytestmark = pytest.mark.usefixtures("small")
 TABLE = {
     "name": "taught",
-    "network": "lenet-300-100",
+    "network": "small",
     "data": "digits",
     "threads": 1,
-    "pretrain": {"epochs": 6, "batch": 50},
+    "pretrain": {"epochs": 6, "batch": 50, "lr": 4e-3},
     "constrain": {"epochs": 0},
 }
 

@@ -40,6 +40,7 @@ def test_a_run_trains_on_at_the_size_of_its_file(tmp_path, sized, epochs_of):
     assert result["decoded_error_percent"] < first["decoded_error_percent"] + 2
 
 
+@pytest.mark.slow  # moves are tried to the last, twice
 def test_a_network_that_dies_short_of_its_size_says_so(tmp_path, sized):
     deadly = {"epochs": 1, "alpha": 1e5, "rise": 0.0, "peak": 1.0}
     recipe = sized | {"constrain": sized["constrain"] | deadly, "target_bytes": 8000}
