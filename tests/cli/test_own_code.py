@@ -1,6 +1,7 @@
 """A user's own network and data through every command: train, sweep, report, eval, compare."""
 
 import json
+import shutil
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -177,6 +178,15 @@ def test_a_sweep_has_a_report_that_runs_no_code_unless_it_is_named(run):
     rows = json.loads(Path("curve/baselines.json").read_text())
     assert {row["network"] for row in rows} == {"own_net:Net"}
     assert "int8 + zstd" in Path("page.html").read_text()
+
+
+def test_a_report_runs_no_code_that_a_recipe_in_it_names(run, trained):
+    shutil.copytree(trained, "run")
+    result = result_of("run") | {"network": "lenet-300-100", "data": "digits"}
+    Path("run/result.json").write_text(json.dumps(result))
+    Path("own_data.py").write_text("raise SystemExit('ran')")
+    code, _, err = run("report", "run", "--out", "page.html")
+    assert (code, "conv.weight" in err, "ran" in err) == (2, True, False)  # no LeNet in the file
 
 
 @pytest.mark.parametrize("kind", ["rows", "tokens"])

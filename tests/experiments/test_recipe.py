@@ -20,6 +20,12 @@ def test_every_recipe_that_ships_reads_by_its_name(path):
     assert read_recipe(path).constrain.make_config().levels >= 2
 
 
+def test_a_users_own_code_is_named_and_not_imported():
+    own = {"network": "no_such_module:make", "data": "a.b:Load.er"}
+    recipe = parse_recipe(TABLE | own)
+    assert (recipe.network, recipe.data) == ("no_such_module:make", "a.b:Load.er")
+
+
 def test_changes_replace_values_by_their_dotted_key():
     recipe = read_recipe("lenet-300-100", {"seed": 7, "constrain.alpha": 2.5})
     assert (recipe.seed, recipe.constrain.alpha) == (7, 2.5)
@@ -41,7 +47,10 @@ def test_changes_replace_values_by_their_dotted_key():
         ({"pretrain": {"epochs": -1}}, "pretrain.epochs"),
         ({"pretrain": {}}, "pretrain.epochs"),
         ({"network": "resnet-9000"}, "resnet-9000"),
+        ({"network": "my net:make"}, "network: 'my net:make' is unknown, known: lenet-300-100"),
         ({"data": "imagenet"}, "imagenet"),
+        ({"data": "digit"}, "data: 'digit' is unknown; digits?, known: mnist"),
+        ({"distill": {"network": "x"}}, "distill.network: 'x' is unknown"),
         ({"threads": 0}, "threads"),
         (
             {"constrain": {"epochs": 1, "rise": 0.9, "fall": 0.9}},
