@@ -51,6 +51,15 @@ def test_the_table_of_the_first_hour_is_that_of_its_results(benchmarks):
     assert benchmarks("starting").table_of(written) in (ROOT / "docs/guide/training.md").read_text()
 
 
+def test_the_tables_of_the_first_network_are_those_of_its_results(benchmarks):
+    first_network = benchmarks("first_network")
+    written = json.loads((ROOT / "benchmarks/results/first-network.json").read_text())
+    for table, pages in first_network.PAGES.items():
+        assert [row["name"] for row in written["tables"][table]] == [*first_network.TABLES[table]]
+        for page in pages:
+            assert first_network.table_of(written, table) in (ROOT / "docs" / page).read_text()
+
+
 def test_the_rows_of_readme_and_the_presets_are_those_of_the_results(benchmarks):
     assert benchmarks("headline").table() in (ROOT / "README.md").read_text()
     written = json.loads((ROOT / "benchmarks/results/coder.json").read_text())
