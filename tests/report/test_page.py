@@ -76,10 +76,13 @@ def test_seeds_of_a_kept_table_make_one_point(tmp_path):
         for seed in (0, 2)
     ]
     point = {"curve": "c", "name": "alpha-1", "network": "n", "data": "d", "float_bytes": 4000}
+    runs[0]["commit"] = "c0ffee" * 7
     table = {"points": [point | {"alpha": 1.0, "runs": runs}]}
     (tmp_path / "results.json").write_text(json.dumps(table))
     (gathered,) = gather(tmp_path)
     assert gathered.mean("file_bytes") == 101
+    assert gathered.text("file_bytes", ",.0f") == "101 ± 1"
+    assert markdown(tmp_path, [gathered]).endswith("commit c0ffeec0ff\n")
     assert gathered.spread("decoded_error_percent") == pytest.approx(2**0.5)
     assert gathered.first.model == tmp_path / "c-alpha-1-seed-0.ect"
 

@@ -113,6 +113,7 @@ class Baseline(Record):
     on: str
     file_bytes: _Bytes
     error_percent: _Percent
+    commit: str = ""
 
 
 def read_record(path: Path, kind: type[Record]) -> dict[str, Any]:

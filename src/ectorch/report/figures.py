@@ -151,7 +151,7 @@ def curve_picture(
         axis.plot([], [], "o", color=OURS, label="behind it")
     if baselines:
         axis.plot([], [], "s", color=THEIRS, label="stored otherwise")
-    scale_bytes(
+    _scale_bytes(
         axis, [mark["file_bytes"] for mark in [*baselines, *(p.first.result for p in points)]]
     )
     axis.margins(0.12)
@@ -161,7 +161,7 @@ def curve_picture(
     return picture
 
 
-def scale_bytes(axis: Axes, sizes: Sequence[float]) -> None:
+def _scale_bytes(axis: Axes, sizes: Sequence[float]) -> None:
     """A logarithmic axis, with so many numbers that they have room side by side."""
     span = max(sizes) / min(sizes)
     steps = (1,) if span > 50 else (1, 2, 5) if span > 5 else range(1, 10)

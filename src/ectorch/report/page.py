@@ -38,7 +38,7 @@ def page(folder: Path, points: Sequence[Point]) -> str:
     return template.render(
         title=printable(f"Results in {folder.resolve().name}"),
         tasks=[_task(at, own, folder) for at, own in enumerate(tasks_of(points))],
-        environment=_environment(points),
+        environment=_environment(folder, points),
     )
 
 
@@ -55,7 +55,7 @@ def markdown(folder: Path, points: Sequence[Point]) -> str:
         baselines = _baseline_rows(read_baselines(folder, own[0].task))
         if baselines:
             parts += [_markdown_table(("stored as", "bytes", "ratio", "error, %"), baselines), ""]
-    return "\n".join([*parts, as_markdown(_environment(points)), ""])
+    return "\n".join([*parts, as_markdown(_environment(folder, points)), ""])
 
 
 def measure_baselines(
@@ -233,8 +233,8 @@ def _markdown_table(columns: Collection[str], rows: Iterable[_Row]) -> str:
     return markdown_table(columns, cells)
 
 
-def _environment(points: Sequence[Point]) -> str:
-    """Versions, machines and commits of the runs, each once."""
+def _environment(folder: Path, points: Sequence[Point]) -> str:
+    """Versions, machines and commits of the runs, and of other ways to store, each once."""
     said = dict[str, None]()
     for run in (run for point in points for run in point.runs):
         versions = run.result.get("versions", {})
@@ -244,6 +244,9 @@ def _environment(points: Sequence[Point]) -> str:
             words.append(f"{machine['processor']}, {machine['threads']} threads")
         said[", ".join(words)] = None
     commits = dict.fromkeys(commit for point in points for commit in point.commits)
+    for own in tasks_of(points):
+        rows = read_baselines(folder, own[0].task)
+        commits |= dict.fromkeys(row["commit"][:10] for row in rows if row.get("commit"))
     if commits:
         said[f"commit {', '.join(commits)}"] = None
     return printable("; ".join(filter(None, said)) or "not recorded")
