@@ -66,14 +66,6 @@ def test_the_rows_of_readme_and_the_presets_are_those_of_the_results(benchmarks)
     assert benchmarks("presets").table_of(written) in (ROOT / "docs/how-to/coders.md").read_text()
 
 
-def test_the_tables_of_the_first_network_are_those_of_its_results(benchmarks):
-    script = benchmarks("first_network")
-    written = json.loads((ROOT / "benchmarks/results/first-network.json").read_text())
-    for table, pages in script.PAGES.items():
-        for page in pages:
-            assert script.table_of(written, table) in (script.DOCS / page).read_text()
-
-
 @pytest.mark.slow  # some have millions of weights
 @pytest.mark.parametrize("path", sorted({*KEPT, *LYING}), ids=lambda path: path.stem)
 def test_sizes_are_those_of_files_that_decode(path):
