@@ -81,10 +81,12 @@ def test_the_ends_of_the_ranges_are_allowed(levels, reach):
 
 def test_types_and_patterns_include():
     config = Config(include=(nn.Linear, "norm.*"), bias="float16")
-    assert settings(config, "fc", LINEAR, "weight") == config
-    assert settings(config, "fc", LINEAR, "bias") == config
+    own = replace(config, include=None)
+    of_bias = replace(own, levels=own.bias_levels, reach=math.inf)
+    assert settings(config, "fc", LINEAR, "weight") == own
+    assert settings(config, "fc", LINEAR, "bias") == of_bias
     assert settings(config, "conv", CONV, "weight") is None
-    assert settings(config, "norm", NORM, "weight") == config
+    assert settings(config, "norm", NORM, "weight") == own
     assert settings(config, "my.norm", NORM, "weight") is None
 
 

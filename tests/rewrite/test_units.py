@@ -15,7 +15,7 @@ from ectorch.constrain.config import Config
 from ectorch.errors import ConfigError, UnsupportedLayerError
 from ectorch.experiments.networks import NETWORKS
 from ectorch.rewrite.chains import find_chains
-from ectorch.rewrite.units import fit_shapes, remove_dead_units, restore_shapes, sort_units
+from ectorch.rewrite.units import cut_to_shapes, remove_dead_units, restore_shapes, sort_units
 from ectorch.storage.discrete import discrete_state_dict
 from ectorch.storage.files import load, save
 from ectorch.workflow import (
@@ -308,7 +308,7 @@ def test_training_goes_on_after_removal_and_checkpoints_fit():
     state = net.state_dict()
     assert {key: tensor.shape for key, tensor in state.items()} != before
     fresh = prepare(convolutional(), Config(levels=5, reach=1.1, bias="grid"))
-    fit_shapes(fresh, state)
+    cut_to_shapes(fresh, state)
     fresh.load_state_dict(state)
     torch.testing.assert_close(fresh.eval()(images(2, 14)), net.eval()(images(2, 14)))
     assert save(fresh) == save(net)
