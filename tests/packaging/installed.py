@@ -27,7 +27,6 @@ from ectorch.bitstream import RawTensor, Reader, encode_file, load_file, native
 
 DATA = (
     "py.typed",
-    "bitstream/_native.pyi",
     "experiments/recipes/lenet-300-100.toml",
     "report/page.html.jinja",
 )
