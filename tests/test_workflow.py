@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import orthogonal
 
+import ectorch as ec
 from ectorch.constrain.codebook import initial_log_gaps
 from ectorch.constrain.config import Config
 from ectorch.constrain.counts import bit_size, entropy, hard_counts
@@ -628,3 +629,10 @@ def test_the_penalty_lowers_the_entropy_and_zeros_come_back():
     loss, _, nonzero = fitted(start, x, y, alpha=0.0)
     assert nonzero > 500
     assert loss < 1
+
+
+def test_a_snapshot_warns_where_it_is_asked_for():
+    net = prepare(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
+    with pytest.warns(UserWarning, match="give training inputs") as said:
+        ec.snapshot(net)
+    assert [warning.filename for warning in said] == [__file__]

@@ -73,7 +73,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     room = _ROOM_OF.get(name) or _WITHDRAWN_TO.get(name)
     if room is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        now = "; it is ectorch.SizeControl.for_model now" if name == "size_control" else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{now}")
     if name in _WITHDRAWN_TO:
         there = f"from ectorch.{room} import {name}"
         warn(f"ectorch.{name} is no public name any more: {there}", DeprecationWarning, 2)

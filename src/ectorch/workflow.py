@@ -292,7 +292,11 @@ def snapshot(model: nn.Module, batches: Batches = (), **settings: Any) -> nn.Mod
         batches, settings: see `finalize`.
     """
     check_module("snapshot", model)
-    return finalize(copied(model), batches, **settings)
+    with warnings.catch_warnings(record=True) as said:
+        final = finalize(copied(model), batches, **settings)
+    for warning in said:
+        warnings.warn(warning.message, stacklevel=2)
+    return final
 
 
 def emptied(model: nn.Module) -> nn.Module:

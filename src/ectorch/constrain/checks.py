@@ -13,7 +13,14 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from ectorch.constrain.modules import constraints
+from ectorch.constrain.modules import (
+    BITS,
+    LENGTHS,
+    LOG_GAPS,
+    SYMBOLS,
+    constraints,
+    taken_names,
+)
 from ectorch.errors import ConfigError, UnsupportedLayerError
 from ectorch.memory import span
 
@@ -64,6 +71,8 @@ def _problem(module: Any, name: str, parameter: Tensor) -> str:
         for kind, undo in _RECOMPUTED.items():
             if isinstance(hook, kind):
                 return f"is computed anew by {kind.__name__}: {undo}, then prepare"
+    if taken := taken_names(module, name, (LOG_GAPS, LENGTHS, BITS, SYMBOLS)):
+        return f"has {taken[0]} beside it, where ectorch puts a tensor: rename that, then prepare"
     if getattr(module, "sparse", False):
         return "has sparse gradients: set sparse=False, then prepare"
     if getattr(module, "max_norm", None) is not None:

@@ -10,7 +10,7 @@ what they saw before; `ectorch.constrain.patch` makes reads give the relaxed ten
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ class Constraint:
         trained: while symbols are frozen, names of the `Constrained.variables` that trained before.
     """
 
-    config: Config
+    config: Config = field(hash=False)
     relaxation: Relaxation | None
     extra: tuple[str, ...] = ()
     trained: tuple[str, ...] = ()
@@ -94,6 +94,12 @@ def check_values(model: nn.Module) -> None:
             tensor = handle.module._parameters.get(name)
             if tensor is not None:
                 check_finite(prefixes[handle.module] + name, tensor)
+
+
+def taken_names(module: nn.Module, name: str, suffixes: Collection[str]) -> list[str]:
+    """Those tensors of ``module``'s own that lie where some beside its ``name`` are to stand."""
+    beside = [f"{name}_{suffix}" for suffix in suffixes]
+    return [own for own in beside if own in module._parameters or own in module._buffers]
 
 
 def latent_names(names: Collection[str]) -> list[str]:
@@ -200,19 +206,19 @@ class Constrained:
             return sampled
         return sampled.index_copy(0, row, relaxation.nearest(variables, book)[row])
 
-    @torch.no_grad()
     def hard(self) -> Tensor:
         """The discrete tensor that remains in the end: codebook values, zero as +0.0."""
-        if self.relaxation is None:
-            return _round_to_half(self.parameter)
-        return self.codebook().dequantize(self.symbols())
+        with torch.no_grad():  # no decorator: compilers cannot trace one on a handle
+            if self.relaxation is None:
+                return _round_to_half(self.parameter)
+            return self.codebook().dequantize(self.symbols())
 
-    @torch.no_grad()
     def mean(self) -> Tensor:
         """The expected tensor of the relaxation; once frozen, or without one, the hard tensor."""
         if self.relaxation is None or self.frozen is not None:
             return self.hard()
-        return self.relaxation.moments(self.variables(), self.codebook())[0]
+        with torch.no_grad():
+            return self.relaxation.moments(self.variables(), self.codebook())[0]
 
     def freeze(self, trained: tuple[str, ...] | None = None) -> None:
         """Fix the hard decision; the codebook goes on training.
@@ -234,18 +240,17 @@ class Constrained:
             for suffix in self.constraint.trained:
                 self.variables()[suffix].requires_grad_()
 
-    @torch.no_grad()
     def restart(self) -> None:
         """Start the codebook and the relaxation's variables from the present weight."""
         assert self.relaxation is not None
         assert self.log_gaps is not None
-        weight = self.parameter.detach()
-        self.log_gaps.copy_(starting_log_gaps(self.config, weight))
-        fresh = self.relaxation.extra_variables(weight, self.codebook())
-        for suffix, value in fresh.items():
-            self.variables()[suffix].copy_(value)
+        with torch.no_grad():
+            weight = self.parameter.detach()
+            self.log_gaps.copy_(starting_log_gaps(self.config, weight))
+            fresh = self.relaxation.extra_variables(weight, self.codebook())
+            for suffix, value in fresh.items():
+                self.variables()[suffix].copy_(value)
 
-    @torch.no_grad()
     def refresh_lengths(self) -> None:
         """Set the code lengths and their mean by the weights as they are now.
 
@@ -253,12 +258,13 @@ class Constrained:
         """
         assert self.relaxation is not None
         assert self.log_gaps is not None
-        book, variables, weight = self.codebook(), self.variables(), self.parameter
-        counts = self.relaxation.counts(variables, book)
-        lengths = self.relaxation.lengths(counts, book.zero)
-        self._buffer(LENGTHS).copy_(lengths)
-        finite = 0.0 * sum(t.sum(dtype=torch.float64) for t in (weight, self.log_gaps))
-        self._buffer(BITS).copy_(counts @ lengths / max(weight.numel(), 1) + finite)
+        with torch.no_grad():
+            book, variables, weight = self.codebook(), self.variables(), self.parameter
+            counts = self.relaxation.counts(variables, book)
+            lengths = self.relaxation.lengths(counts, book.zero)
+            self._buffer(LENGTHS).copy_(lengths)
+            finite = 0.0 * sum(t.sum(dtype=torch.float64) for t in (weight, self.log_gaps))
+            self._buffer(BITS).copy_(counts @ lengths / max(weight.numel(), 1) + finite)
 
     def relaxed_bits(self) -> Tensor:
         """() float64: the relaxed size at the last refresh, its gradient as of now."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from threading import RLock
 from typing import Any
 
 import torch
@@ -28,12 +29,15 @@ from ectorch.constrain.modules import (
     constrained_in,
     constraints,
     starting_log_gaps,
+    taken_names,
 )
 from ectorch.constrain.reads import put_back, read_of, source_of
 from ectorch.constrain.transforms import transformed
+from ectorch.errors import UnsupportedLayerError
 
 _LOADING = "_ectorch_loading"  # a state dict, which has the codebooks, too
 _KINDS = "_ectorch_kinds"  # of a class: its constrained subclasses, by the names they constrain
+_MAKING = RLock()  # a class, while threads prepare
 _DELTA = 1e-4  # smallest variance of an output, relative to the mean variance of its layer
 
 
@@ -42,6 +46,9 @@ def constrain(module: nn.Module, name: str, config: Config) -> None:
 
     Args:
         config: that `Config.for_parameter` gave.
+
+    Raises:
+        UnsupportedLayerError: where the module has a tensor already of a name that is needed.
     """
     weight = module._parameters[name]
     assert weight is not None
@@ -50,9 +57,11 @@ def constrain(module: nn.Module, name: str, config: Config) -> None:
         return
     relaxation = config.make_relaxation()
     log_gaps = starting_log_gaps(config, weight).to(weight.dtype)
-    module.register_parameter(f"{name}_{LOG_GAPS}", nn.Parameter(log_gaps, weight.requires_grad))
     book = Codebook.from_log_gaps(log_gaps, config.levels)
     extra = relaxation.extra_variables(weight.detach(), book)
+    if taken := taken_names(module, name, extra):
+        raise UnsupportedLayerError(f"{taken[0]} is taken: the relaxation needs it: rename yours")
+    module.register_parameter(f"{name}_{LOG_GAPS}", nn.Parameter(log_gaps, weight.requires_grad))
     for suffix, value in extra.items():
         module.register_parameter(f"{name}_{suffix}", nn.Parameter(value, weight.requires_grad))
     lengths = torch.zeros(config.levels, dtype=torch.float32, device=weight.device)
@@ -127,9 +136,18 @@ def unconstrained(model: nn.Module) -> Iterator[None]:
 
 def _constrained_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
     """The subclass of ``base`` whose parameters ``names`` read as their relaxed tensors."""
-    kinds: dict[tuple[str, ...], type[nn.Module]] = base.__dict__.get(_KINDS, {})
-    if names in kinds:
-        return kinds[names]
+    with _MAKING:
+        kinds: dict[tuple[str, ...], Any] = base.__dict__.get(_KINDS, {})
+        # a class may be made of another one's attributes
+        kinds = {own: kind for own, kind in kinds.items() if kind._ectorch_base is base}
+        if names not in kinds:
+            kinds[names] = _make_class(base, names)
+            type.__setattr__(base, _KINDS, kinds)
+        kind: type[nn.Module] = kinds[names]
+        return kind
+
+
+def _make_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
     namespace: dict[str, Any] = {
         "_ectorch_base": base,
         "__module__": base.__module__,
@@ -148,9 +166,7 @@ def _constrained_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn
     multiply = _MULTIPLY.get(base.forward)
     if multiply is not None:
         namespace["forward"] = _moments_forward(base.forward, multiply)
-    kind = type(f"Constrained{base.__name__}", (base,), namespace)
-    type.__setattr__(base, _KINDS, {**kinds, names: kind})
-    return kind
+    return type(f"Constrained{base.__name__}", (base,), namespace)
 
 
 def _read(module: nn.Module, name: str) -> Any:
