@@ -19,7 +19,8 @@ def test_the_guide_quotes_warnings_that_there_are(words):
 
 
 def test_it_quotes_them_all():
-    assert len(WARNINGS) >= SOURCE.count("warnings.warn(")
+    # one that was recorded is passed on, and no new one
+    assert len(WARNINGS) >= len(re.findall(r"warnings\.warn\((?!warning\.message)", SOURCE))
 
 
 @pytest.mark.parametrize("folder", ["guide", "how-to"])
