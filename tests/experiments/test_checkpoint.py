@@ -19,6 +19,7 @@ RECIPE = parse_recipe(
         "constrain": {"epochs": 1},
     }
 )
+SHAPES = {"weight": [2]}
 
 
 @pytest.fixture
@@ -29,6 +30,7 @@ def path(tmp_path):
         recipe=RECIPE.as_dict(),
         threads=torch.get_num_threads(),
         data_sha256="a",
+        shapes=SHAPES,
         state=table_of(State(stage=2, step=7, epochs=[{"loss": 1.0}]), 3.5),
         model={"weight": torch.ones(2)},
         optimizer={},
@@ -41,7 +43,7 @@ def path(tmp_path):
 
 
 def test_what_was_written_is_read(path):
-    saved = Checkpoint.read(path, RECIPE, "a")
+    saved = Checkpoint.read(path, RECIPE, "a", SHAPES)
     assert saved.run_state() == State(stage=2, step=7, seconds=3.5, epochs=[{"loss": 1.0}])
     assert torch.equal(saved.model["weight"], torch.ones(2))
     assert torch.equal(saved.random, torch.get_rng_state())
@@ -51,13 +53,15 @@ def test_what_was_written_is_read(path):
 def test_one_of_another_run_is_refused(path):
     other = dataclasses.replace(RECIPE, seed=1)
     with pytest.raises(TrainingError, match=r"another recipe \(seed differ"):
-        Checkpoint.read(path, other, "a")
+        Checkpoint.read(path, other, "a", SHAPES)
     with pytest.raises(TrainingError, match=r"other tensors than my_data:load gives now"):
-        Checkpoint.read(path, RECIPE, "b")
+        Checkpoint.read(path, RECIPE, "b", SHAPES)
+    with pytest.raises(TrainingError, match=r"another network: my_net:make has tensors of other"):
+        Checkpoint.read(path, RECIPE, "a", {"weight": [3]})
     saved = torch.load(path, weights_only=True)
     torch.save(saved | {"threads": 99}, path)
     with pytest.raises(TrainingError, match="was made with 99 threads"):
-        Checkpoint.read(path, RECIPE, "a")
+        Checkpoint.read(path, RECIPE, "a", SHAPES)
 
 
 @pytest.mark.parametrize(
@@ -68,4 +72,4 @@ def test_one_of_another_version_is_refused(path, change):
     change(saved)
     torch.save(saved, path)
     with pytest.raises(TrainingError, match="another version's checkpoint: delete it to begin"):
-        Checkpoint.read(path, RECIPE, "a")
+        Checkpoint.read(path, RECIPE, "a", SHAPES)

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import torch
 
+from ectorch.errors import TrainingError
 from ectorch.experiments.networks import NETWORKS
 from ectorch.experiments.recipe import parse_recipe
 from ectorch.experiments.training import Interrupted, train
@@ -102,3 +104,21 @@ def test_a_run_with_a_target_resumes_to_the_same_bytes(tmp_path, sized, train_in
     train(recipe, tmp_path / "whole")
     whole = (tmp_path / "whole/model.ect").read_bytes()
     assert whole == train_in_parts(recipe, tmp_path / "parts", (40, 71, 125))
+
+
+def test_a_run_does_not_go_on_with_a_network_of_other_shapes(tmp_path, table, monkeypatch):
+    recipe = parse_recipe(table)
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path, should_stop=lambda: True)
+    small = NETWORKS[recipe.network]
+
+    def other():
+        model = small()
+        model.fc2 = torch.nn.Linear(model.fc2.in_features, 48)
+        model.fc3 = torch.nn.Linear(48, 10)
+        return model
+
+    monkeypatch.setitem(NETWORKS, recipe.network, other)
+    with pytest.raises(TrainingError, match=r"of another network: .* of other names or shapes"):
+        train(recipe, tmp_path)
+    assert (tmp_path / "checkpoint.pt").exists()

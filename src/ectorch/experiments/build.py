@@ -91,7 +91,8 @@ def check_network(
                 continue
             raise RecipeError(
                 f"{key}: {name} in {mode} mode, given inputs {given}: expected logits "
-                f"({len(inputs)}, classes) for {data.classes} classes at least, got {found}"
+                f"({len(inputs)}, classes) for {data.classes} classes at least, got {found}; the "
+                f"highest label of {data.name} is {data.classes - 1}"
             )
     return int(logits.shape[1])
 

@@ -29,6 +29,7 @@ class Checkpoint:
         recipe: as a table.
         threads: of torch; another number rounds otherwise.
         data_sha256: as in `DataSet`.
+        shapes: of the network's tensors, by name, before anything was done to it.
         state: of the run, see `State`.
         model, optimizer, schedule, meter, control: state dicts; ``control`` is empty without a
             target.
@@ -38,6 +39,7 @@ class Checkpoint:
     recipe: dict[str, Any]
     threads: int
     data_sha256: str
+    shapes: dict[str, list[int]]
     state: dict[str, Any]
     model: dict[str, Any]
     optimizer: dict[str, Any]
@@ -57,11 +59,14 @@ class Checkpoint:
         write_atomic(path, buffer.getvalue())
 
     @classmethod
-    def read(cls, path: Path, recipe: Recipe, data_sha256: str) -> Checkpoint:
+    def read(
+        cls, path: Path, recipe: Recipe, data_sha256: str, shapes: Mapping[str, list[int]]
+    ) -> Checkpoint:
         """The one in a file, of the very run that is to go on.
 
         Raises:
-            TrainingError: when it is damaged, or of another recipe, data or number of threads.
+            TrainingError: when it is damaged, or of another recipe, network, data or number of
+                threads.
             OSError: when it cannot be read.
         """
         try:
@@ -74,6 +79,11 @@ class Checkpoint:
         check_same_recipe(saved.recipe, recipe, path.parent)
         if saved.threads != torch.get_num_threads():
             raise TrainingError(f"{path} was made with {saved.threads} threads")
+        if saved.shapes != shapes:
+            raise TrainingError(
+                f"{path} is of another network: {recipe.network} has tensors of other names or "
+                "shapes now: choose another --out, or delete it"
+            )
         if saved.data_sha256 != data_sha256:
             raise TrainingError(
                 f"{path} was made with other tensors than {recipe.data} gives now: a loader gives "

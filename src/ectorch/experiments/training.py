@@ -122,6 +122,7 @@ class _Run:
         self.recipe, self.data, self.out, self.float_file = recipe, data, out, float_file
         self.on_progress, self.should_stop = on_progress, should_stop
         self.model, self.state = model, State()
+        self.shapes = {name: [*tensor.shape] for name, tensor in model.state_dict().items()}
         self.monitor = Monitor(recipe, data, model)
         self.order = Order(recipe.seed, len(self.monitor.trained))
         self.optimizer: torch.optim.Optimizer | None = None
@@ -293,6 +294,7 @@ class _Run:
             recipe=self.recipe.as_dict(),
             threads=torch.get_num_threads(),
             data_sha256=self.data.sha256,
+            shapes=self.shapes,
             state=table_of(self.state, self.seconds()),
             model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
@@ -303,7 +305,7 @@ class _Run:
         ).write(self.checkpoint)
 
     def _restore(self) -> None:
-        saved = Checkpoint.read(self.checkpoint, self.recipe, self.data.sha256)
+        saved = Checkpoint.read(self.checkpoint, self.recipe, self.data.sha256, self.shapes)
         state = saved.run_state()
         for self.state.stage in range(state.stage + 1):
             self._reshape(restoring=True)
