@@ -1,10 +1,15 @@
 """Commands, run in this process; what takes long starts first."""
 
+import os
 import sys
 
 import pytest
+import torch
 
 from ectorch import cli
+
+if not torch.cuda.is_available():  # before anything imports Triton
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_collection_modifyitems(items):
