@@ -1,8 +1,9 @@
 """Code lengths: the bits charged for each level, from how often the levels occur.
 
 A rule takes counts, (levels,) float64, and the index of the level of value 0, and gives (levels,)
-float64 bits. A training step charges every weight the length of its level; that is the gradient
-of the rate which the rule stands for, since lengths are held fixed meanwhile.
+float64 bits. Those here take (..., levels) counts of many parameters, too. A training step charges
+every weight the length of its level; that is the gradient of the rate which the rule stands for,
+since lengths are held fixed meanwhile.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from ectorch.constrain.kernels import native
+from ectorch.constrain.transforms import transformed
 from ectorch.errors import ConfigError
 
+_TABLE_ITEMS = 1 << 22
 LengthRule = Callable[[Tensor, int], Tensor]
 
 _MIN_COUNT = 1.0  # an empty level costs what its first symbol would: log2(n) bits
@@ -27,7 +32,7 @@ def free(counts: Tensor, zero: int) -> Tensor:
     The level next to zero empties, its length explodes and weights beyond it can never come back
     to zero: sparsity freezes. The monotone rules make lengths grow away from zero.
     """
-    return (counts.sum() / counts.clamp(min=_MIN_COUNT)).log2().clamp(min=0.0)
+    return _bits(counts, counts.clamp(min=_MIN_COUNT))
 
 
 def running_maximum(counts: Tensor, zero: int) -> Tensor:
@@ -35,10 +40,11 @@ def running_maximum(counts: Tensor, zero: int) -> Tensor:
 
     A surrogate and no code: its probabilities sum to more than one.
     """
-    left = counts[: zero + 1].cummax(0).values
-    right = counts[zero:].flip(0).cummax(0).values.flip(0)
-    rising = torch.cat([left[:-1], torch.maximum(left[-1:], right[:1]), right[1:]])
-    return (counts.sum() / rising.clamp(min=_MIN_COUNT)).log2().clamp(min=0.0)
+    left = counts[..., : zero + 1].cummax(-1).values
+    right = counts[..., zero:].flip(-1).cummax(-1).values.flip(-1)
+    top = torch.maximum(left[..., -1:], right[..., :1])
+    rising = torch.cat([left[..., :-1], top, right[..., 1:]], -1)
+    return _bits(counts, rising.clamp(min=_MIN_COUNT))
 
 
 def isotonic(counts: Tensor, zero: int) -> Tensor:
@@ -52,12 +58,13 @@ def pruning(counts: Tensor, zero: int, nonzero_bits: float | None = None) -> Ten
     Args:
         nonzero_bits: ``log2(levels - 1)``, a code of fixed length, if not given.
     """
-    bits = math.log2(max(len(counts) - 1, 1)) if nonzero_bits is None else nonzero_bits
-    total, zeros = counts.sum().clamp(min=_MIN_COUNT), counts[zero]
+    levels = counts.shape[-1]
+    bits = math.log2(max(levels - 1, 1)) if nonzero_bits is None else nonzero_bits
+    total = counts.sum(-1, keepdim=True).clamp(min=_MIN_COUNT)
+    zeros = counts[..., zero : zero + 1]
     nonzero = (total / (total - zeros).clamp(min=_MIN_COUNT)).log2() + bits
-    lengths = nonzero.repeat(len(counts))
-    lengths[zero] = (total / zeros.clamp(min=_MIN_COUNT)).log2()
-    return lengths
+    own = (total / zeros.clamp(min=_MIN_COUNT)).log2()
+    return torch.where(torch.arange(levels, device=counts.device) == zero, own, nonzero)
 
 
 def cardinality(counts: Tensor, zero: int) -> Tensor:
@@ -68,11 +75,12 @@ def cardinality(counts: Tensor, zero: int) -> Tensor:
     constant that makes ``sum_k P_k L_k = H_a``. Rare levels are charged most: they empty.
     """
     order = _CARDINALITY_ORDER
-    probabilities = counts.clamp(min=_MIN_COUNT) / counts.sum().clamp(min=_MIN_COUNT)
+    total = counts.sum(-1, keepdim=True).clamp(min=_MIN_COUNT)
+    probabilities = counts.clamp(min=_MIN_COUNT) / total
     powers = probabilities.pow(order)
-    entropy = powers.sum().log2() / (1 - order)
+    sums = powers.sum(-1, keepdim=True)
     slope = order / ((1 - order) * math.log(2))
-    return entropy + slope * (powers / probabilities / powers.sum() - 1)
+    return sums.log2() / (1 - order) + slope * (powers / probabilities / sums - 1)
 
 
 RULES: dict[str, LengthRule] = {
@@ -95,6 +103,13 @@ def find_rule(lengths: str | LengthRule) -> LengthRule:
     return rule
 
 
+def apply_rule(rule: LengthRule, counts: Tensor, zero: int) -> Tensor:
+    """(parameters, levels) bits of (parameters, levels) counts: one call of a rule that is ours."""
+    if rule in RULES.values():
+        return rule(counts, zero)
+    return torch.stack([rule(row, zero) for row in counts])
+
+
 def isotonic_counts(counts: Tensor, zero: int) -> Tensor:
     """Closest counts (in likelihood and in least squares) that fall away from ``zero``, same sum.
 
@@ -102,9 +117,77 @@ def isotonic_counts(counts: Tensor, zero: int) -> Tensor:
     that exceeds it (isotonic regression on a rooted tree, Pardalos and Xue, 1999).
 
     Args:
-        counts: (levels,) float64.
+        counts: (..., levels) float64.
     """
-    values = counts.tolist()
+    if counts.device.type != "cpu" or torch.compiler.is_compiling() or transformed():
+        return isotonic_by_bounds(counts, zero)
+    rows = counts.reshape(-1, counts.shape[-1]).contiguous()
+    found = torch.empty_like(rows)
+    if native.compiled is not None and rows.dtype == torch.float64:
+        native.compiled.isotonic(rows.data_ptr(), *rows.shape, zero, found.data_ptr())
+    else:
+        pooled = [_pooled(row, zero) for row in rows.tolist()]
+        found = rows.new_tensor(pooled).reshape(rows.shape)
+    return found.view(counts.shape)
+
+
+def isotonic_by_bounds(counts: Tensor, zero: int) -> Tensor:
+    """`isotonic_counts` without a look at the values, which would wait for a device.
+
+    On a side, a chain, the fit is ``min over a <= i of max over b >= i of mean(y[a..b])``; at the
+    top it is the greatest mean R of what surrounds ``zero``, and elsewhere the chain's, R at most:
+    blocks are pooled with the top in falling order as long as they exceed it.
+
+    Args:
+        counts: (..., levels) float64.
+    """
+    left, right = counts[..., :zero].flip(-1), counts[..., zero + 1 :]
+    sums_left, sums_right = (_sums(side) for side in (left, right))
+    many_left, many_right = (_numbers(sums) for sums in (sums_left, sums_right))
+    top = counts[..., zero : zero + 1]
+    best = top
+    for rows in chunks(sums_left.shape[-1], sums_right.shape[-1]):
+        total = (top + sums_left[..., rows])[..., None] + sums_right[..., None, :]
+        mean = total / (1 + many_left[rows, None] + many_right)
+        best = torch.maximum(best, mean.flatten(-2).amax(-1, keepdim=True))
+    sides = (torch.minimum(best, _falling(side)) for side in (left, right))
+    return torch.cat([next(sides).flip(-1), best, next(sides)], -1)
+
+
+def _falling(values: Tensor) -> Tensor:
+    """The non-increasing fit of (..., n) ``values``."""
+    n = values.shape[-1]
+    sums, place = _sums(values), torch.arange(n, device=values.device)
+    found = torch.full_like(values, torch.inf)
+    for rows in chunks(n, n):
+        first = place[rows, None]
+        mean = (sums[..., None, 1:] - sums[..., :-1, None][..., rows, :]) / (place + 1 - first)
+        mean = mean.where(place >= first, -torch.inf)
+        most = mean.flip(-1).cummax(-1).values.flip(-1)
+        found = torch.minimum(found, most.where(place >= first, torch.inf).amin(-2))
+    return found
+
+
+def _sums(values: Tensor) -> Tensor:
+    """(..., n + 1) sums of the first 0 to n of (..., n)."""
+    return F.pad(values.cumsum(-1), (1, 0))
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    return torch.arange(tensor.shape[-1], device=tensor.device)
+
+
+def chunks(rows: int, columns: int) -> list[slice]:
+    """Rows of a table so many at a time that it stays small."""
+    some = max(1, _TABLE_ITEMS // max(1, columns))
+    return [slice(start, min(start + some, rows)) for start in range(0, rows, some)]
+
+
+def _bits(counts: Tensor, likely: Tensor) -> Tensor:
+    return (counts.sum(-1, keepdim=True) / likely).log2().clamp(min=0.0)
+
+
+def _pooled(values: list[float], zero: int) -> list[float]:
     left = _falling_blocks(values[:zero][::-1])
     right = _falling_blocks(values[zero + 1 :])
     total, size = values[zero], 1
@@ -122,7 +205,7 @@ def isotonic_counts(counts: Tensor, zero: int) -> Tensor:
             taken_right += block_size
     spread_left = [mean for block, n in left for mean in [block / n] * n]
     spread_right = [mean for block, n in right for mean in [block / n] * n]
-    return counts.new_tensor([*spread_left[::-1], *[total / size] * size, *spread_right])
+    return [*spread_left[::-1], *[total / size] * size, *spread_right]
 
 
 def _falling_blocks(values: list[float]) -> list[tuple[float, int]]:

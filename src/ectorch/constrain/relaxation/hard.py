@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from ectorch.constrain.codebook import Codebook
 from ectorch.constrain.counts import hard_counts, soft_counts
-from ectorch.constrain.lengths import LengthRule, find_rule, running_maximum
+from ectorch.constrain.lengths import LengthRule, chunks, find_rule, running_maximum
 from ectorch.constrain.relaxation.base import Variables
 from ectorch.constrain.relaxation.rounding import straight_through
 
@@ -61,8 +61,12 @@ class Hard:
         weight, values = variables["weight"].detach(), codebook.values.detach().double()
         counts = soft_counts(weight, codebook.levels, codebook.locate)
         charges = self.lengths(counts, codebook.zero) * values.diff().min().square()
-        apply: Callable[..., Tensor] = _Edges.apply
-        edges = apply(values, self.strength * charges).to(weight.dtype)
+        if weight.device.type != "cpu" or torch.compiler.is_compiling():
+            edges = _edges_by_bounds(values, self.strength * charges)
+        else:
+            apply: Callable[..., Tensor] = _Edges.apply
+            edges = apply(values, self.strength * charges)
+        edges = edges.to(weight.dtype)
         return torch.bucketize(weight.contiguous(), edges)
 
     def counts(self, variables: Variables, codebook: Codebook) -> Tensor:
@@ -91,6 +95,27 @@ class _Edges(torch.autograd.Function):
             for tensor, dim in zip(inputs, in_dims, strict=True)
         )
         return torch.stack([*map(_Edges.apply, *rows)]), 0
+
+
+def _edges_by_bounds(values: Tensor, charges: Tensor) -> Tensor:
+    """`_edges` without a look at the values, which would wait for a device.
+
+    With ``c(i, j)`` where level j becomes cheaper than i < j, a weight prefers some level beyond k
+    from ``max over i <= k of min over j > k of c(i, j)`` on.
+
+    Args:
+        values, charges: (levels,) float64.
+    """
+    cost, place = charges + values.square(), torch.arange(len(values), device=values.device)
+    found = torch.full_like(values[1:], -torch.inf)
+    for rows in chunks(len(values), len(values)):
+        gap = values - values[rows, None]
+        cross = (cost - cost[rows, None]) / (2 * gap)
+        beyond = (place > place[rows, None]) & (gap > 0)
+        least = cross.where(beyond, torch.inf).flip(-1).cummin(-1).values.flip(-1)[:, 1:]
+        least = least.where(place[:-1] >= place[rows, None], -torch.inf)
+        found = torch.maximum(found, least.amax(0))
+    return found
 
 
 def _edges(values: list[float], charges: list[float]) -> list[float]:
