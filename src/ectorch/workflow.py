@@ -21,6 +21,7 @@ from ectorch.constrain.modules import (
     constrained_parameters,
     is_prepared,
 )
+from ectorch.constrain.rate import refresh_lengths, relaxed_bits
 from ectorch.constrain.selection import choose, warn_of_floats
 from ectorch.constrain.transforms import transformed
 from ectorch.constrain.watch import watch
@@ -185,19 +186,14 @@ def penalty(model: nn.Module, alpha: float, examples: int, refresh: bool = True)
         raise ConfigError(f"{type(model).__name__} is not prepared: call ectorch.prepare first")
     if refresh and transformed():
         raise ConfigError("levels are not counted within torch.func: give penalty refresh=False")
-    charged, watched = [], []
-    for handle in constrained:
-        if handle.relaxation is None or handle.frozen is not None:
-            continue
-        if refresh:
-            handle.refresh_lengths()
-        charged.append(handle.config.alpha_scale * handle.relaxed_bits())
-        watched.append(handle)
-    bits = torch.stack(charged).sum() if charged else torch.zeros(())
+    charged = [h for h in constrained if h.relaxation is not None and h.frozen is None]
+    if charged and refresh:
+        refresh_lengths(charged)
+    bits = relaxed_bits(charged) if charged else torch.zeros(())
     if not (torch.compiler.is_compiling() or transformed()):
         if bits.device.type == "cpu":
             _refuse_divergence(model, bits)
-        watch(model, watched, refresh)
+        watch(model, charged, refresh)
     return (alpha * math.log(2) / examples * bits).float()
 
 

@@ -62,11 +62,8 @@ def test_values_and_gradients_are_finite_and_of_the_dtype(relaxation, kind, dtyp
 def test_symbols_and_counts_are_those_of_wide_numbers(relaxation, kind, dtype):
     variables, _, codebook = trained(relaxation, kind, dtype)
     wide = {name: value.detach().double() for name, value in variables.items()}
-    book = Codebook(
-        LEVELS,
-        None if codebook.step is None else codebook.step.detach().double(),
-        None if codebook.free_values is None else codebook.free_values.detach().double(),
-    )
+    gaps = codebook.values.detach().double().diff()
+    book = Codebook(LEVELS, (gaps[:1] if codebook.is_grid else gaps).log())
     ours, theirs = (
         relaxation.symbols(variables, codebook),
         relaxation.symbols(wide, book),

@@ -345,6 +345,8 @@ def test_an_attribute_error_of_a_relaxation_is_not_taken_for_a_missing_attribute
 
     module = prepared(nn.Linear(6, 4), relaxation=Broken())
     with pytest.raises(RuntimeError, match=r"ConstrainedLinear\.weight: .*no attribute 'weight'"):
+        _ = module.weight
+    with pytest.raises(AttributeError, match="no attribute 'weight'"):
         module(torch.randn(2, 6))
 
 

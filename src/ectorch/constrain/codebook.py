@@ -8,12 +8,12 @@ grid has one gap, its step.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ectorch.constrain.kernels.grid import gap_of, multiples, zero_index
 from ectorch.constrain.transforms import clamp_
 from ectorch.errors import DivergedError
 
@@ -35,43 +35,38 @@ def check_finite(name: str, tensor: Tensor) -> None:
         raise DivergedError(f"{name} holds {kind} ({wrong:,} of {tensor.numel():,} values)")
 
 
-def zero_index(levels: int) -> int:
-    """Index of the value 0: the middle, the lower one of the two for an even number of levels."""
-    return (levels - 1) // 2
-
-
-@dataclass(frozen=True)
 class Codebook:
     """Values that a weight may take: ``levels`` of them, ascending.
 
     Attributes:
-        step: () the gap of a uniform grid, rounded to bfloat16 (straight through) so that a file
-            spends two bytes on it and multiples are exact; None for a codebook of free values.
+        levels: how many.
+        log_gaps: (1,) log step of a grid, or (levels - 1,) log gaps in ascending order; values are
+            differentiable and carry the gradient to them. Gaps stay within what the dtype and
+            bfloat16 hold, so that no value is infinite and no quotient NaN.
+        dtype: that a product wants values in; None is the weight's own.
         free_values: (levels,) of a codebook without a step.
     """
 
-    levels: int
-    step: Tensor | None = None
-    free_values: Tensor | None = None
+    def __init__(self, levels: int, log_gaps: Tensor, dtype: torch.dtype | None = None) -> None:
+        self.levels, self.log_gaps, self.dtype = levels, log_gaps, dtype
+        self.free_values = None if self.is_grid else _free_values(log_gaps, levels)
 
     @classmethod
     def from_log_gaps(cls, log_gaps: Tensor, levels: int) -> Codebook:
-        """Build from (1,) log step of a grid, or (levels - 1,) log gaps in ascending order.
+        return cls(levels, log_gaps)
 
-        Differentiable: values carry the gradient to ``log_gaps``. Gaps stay within what the dtype
-        and bfloat16 hold, so that no value is infinite and no quotient NaN.
-        """
-        gaps = log_gaps.clamp(*_log_gap_range(log_gaps.dtype, levels)).exp()
-        if log_gaps.numel() == 1:
-            gap = gaps.squeeze(0)
-            rounded = gap.detach().bfloat16().to(gap.dtype)
-            return cls(levels, step=rounded + (gap - gap.detach()))
-        zero = zero_index(levels)
-        # values stay distinct: a gap is never lost in the rounding of its sum
-        gaps = torch.maximum(gaps, 2 * torch.finfo(gaps.dtype).eps * gaps.detach().sum())
-        below = -gaps[:zero].flip(0).cumsum(0).flip(0)
-        values = torch.cat([below, gaps.new_zeros(1), gaps[zero:].cumsum(0)])
-        return cls(levels, free_values=values)
+    @property
+    def is_grid(self) -> bool:
+        return self.log_gaps.numel() == 1
+
+    @property
+    def step(self) -> Tensor | None:
+        """() the gap of a grid, rounded to bfloat16 (straight through) so that a file spends two
+        bytes on it and multiples are exact; None for a codebook of free values."""
+        if not self.is_grid:
+            return None
+        gap = gap_of(self.log_gaps, self.levels).squeeze(0)  # anew: kernels do not need it
+        return gap.detach().bfloat16().to(gap.dtype) + (gap - gap.detach())
 
     @property
     def zero(self) -> int:
@@ -81,32 +76,34 @@ class Codebook:
     @property
     def values(self) -> Tensor:
         """(levels,) ascending."""
-        if self.step is None:
+        step = self.step
+        if step is None:
             assert self.free_values is not None
             return self.free_values
         low, high = self.multiples
-        dtype, device = self.step.dtype, self.step.device
-        return torch.arange(low, high + 1, dtype=dtype, device=device) * self.step
+        return torch.arange(low, high + 1, dtype=step.dtype, device=step.device) * step
 
     @property
     def gaps(self) -> Tensor:
         """(levels - 1,) from each value to the next; () of a grid."""
-        return self.values.diff() if self.step is None else self.step
+        step = self.step
+        return self.values.diff() if step is None else step
 
     @property
     def multiples(self) -> tuple[int, int]:
         """The first and the last level of a grid, in steps."""
-        return -self.zero, self.levels - 1 - self.zero
+        return multiples(self.levels)
 
     def in_steps(self, weight: Tensor) -> Tensor:
         """Weights in steps of a grid, detached, in float32 at least: half counts to 256 or 2048."""
         wide = torch.promote_types(weight.dtype, torch.float32)
-        assert self.step is not None
-        return weight.detach().to(wide) / self.step.detach()
+        step = self.step
+        assert step is not None
+        return weight.detach().to(wide) / step.detach()
 
     def interval(self, weight: Tensor) -> Tensor:
         """How many levels are at most as large as each weight: int32 in ``[0, levels]``."""
-        if self.step is None:
+        if not self.is_grid:
             values = self.values.detach()
             weight = weight.detach().contiguous()
             return torch.bucketize(weight, values, right=True, out_int32=True)
@@ -124,7 +121,7 @@ class Codebook:
             [0, 1], both of weight's shape. Weights out of range are at the near end of the first
             or last bracket. Detached.
         """
-        if self.step is not None:
+        if self.is_grid:
             low, high = self.multiples
             position = clamp_(self.in_steps(weight), low, high)
             lower = position.floor().clamp_max_(high - 1)
@@ -140,7 +137,7 @@ class Codebook:
 
         Halfway goes to the even multiple of a step as in `torch.round`, else to the lower value.
         """
-        if self.step is not None:
+        if self.is_grid:
             nearest = clamp_(self.in_steps(weight).round_(), *self.multiples)
             return _to_index(nearest.add_(self.zero)).long()
         lower, fraction = self.locate(weight)
@@ -148,8 +145,9 @@ class Codebook:
 
     def dequantize(self, symbols: Tensor) -> Tensor:
         """Values of integer ``symbols``; differentiable with respect to the codebook."""
-        if self.step is not None:
-            return (symbols - self.zero).to(self.step.dtype) * self.step
+        step = self.step
+        if step is not None:
+            return (symbols - self.zero).to(step.dtype) * step
         return self.values[symbols]
 
 
@@ -158,11 +156,12 @@ def _to_index(place: Tensor) -> Tensor:
     return place.nan_to_num_().int()
 
 
-def _log_gap_range(dtype: torch.dtype, levels: int) -> tuple[float, float]:
-    own, single = torch.finfo(dtype), torch.finfo(torch.float32)
-    least = max(own.tiny * own.eps, single.tiny / single.eps)
-    most = min(own.max, torch.finfo(torch.bfloat16).max) / levels
-    return math.log(least), math.log(most)
+def _free_values(log_gaps: Tensor, levels: int) -> Tensor:
+    gaps, zero = gap_of(log_gaps, levels), zero_index(levels)
+    # values stay distinct: a gap is never lost in the rounding of its sum
+    gaps = torch.maximum(gaps, 2 * torch.finfo(gaps.dtype).eps * gaps.detach().sum())
+    below = -gaps[:zero].flip(0).cumsum(0).flip(0)
+    return torch.cat([below, gaps.new_zeros(1), gaps[zero:].cumsum(0)])
 
 
 def initial_log_gaps(

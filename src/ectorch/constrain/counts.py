@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ectorch.constrain.kernels.plain import exact_counts, pieces
 from ectorch.constrain.transforms import transformed
 
-_PIECE = 1 << 17
 _TINY = torch.finfo(torch.float64).tiny  # keeps the gradient of an empty level finite
 
 
@@ -53,14 +53,10 @@ def hard_counts(symbols: Tensor, levels: int) -> Tensor:
     Returns:
         (levels,) int64.
     """
-    return _histogram(symbols.reshape(-1), levels)
-
-
-def _histogram(index: Tensor, levels: int, weights: Tensor | None = None) -> Tensor:
-    """(levels,) how often, or with what summed ``weights``, each of (n,) ``index`` occurs."""
-    if not transformed():
-        return torch.bincount(index, weights, levels)
-    each = torch.ones_like(index, dtype=torch.int64) if weights is None else weights
+    index = symbols.reshape(-1)
+    if index.device.type == "cpu" and not (transformed() or torch.compiler.is_compiling()):
+        return torch.bincount(index, minlength=levels)  # elsewhere it waits for the device
+    each = torch.ones_like(index, dtype=torch.int64)
     return each.new_zeros(levels).scatter_add(0, index.long(), each)
 
 
@@ -77,14 +73,11 @@ def soft_counts(
 
     Returns:
         (levels,) float64, sums to the number of weights. Not differentiable: see `soft_bit_size`.
+        NaN where a weight is NaN or infinite.
     """
-    counts = torch.zeros(levels, dtype=torch.float64, device=weight.device)
-    for part in pieces(weight.detach()):
-        lower, fraction = locate(part)
-        up = _histogram(lower, levels, fraction.double())
-        down = _histogram(lower, levels) - up
-        counts = counts + down + up.roll(1)  # the last of `up` is zero: lower < levels - 1
-    return counts
+    lower, fraction = locate(weight.detach())
+    finite = 0.0 * weight.sum(dtype=torch.float64)  # or NaN
+    return exact_counts(lower, fraction.nan_to_num(), levels) + finite
 
 
 def soft_bit_size(
@@ -134,8 +127,3 @@ class _SoftBitSize(torch.autograd.Function):
         # the product, and only that, is within the range of half precision
         by_level = (slopes * grad).to(ctx.dtype)
         return by_level.index_select(0, index).view(ctx.shape), None, None
-
-
-def pieces(weight: Tensor) -> tuple[Tensor, ...]:
-    """The weights in flat pieces: what is computed in between stays small, and in the cache."""
-    return torch.split(weight.reshape(-1), _PIECE)

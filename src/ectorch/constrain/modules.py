@@ -147,14 +147,24 @@ class Constrained:
         return self.module._parameters.get(f"{self.name}_{LOG_GAPS}")
 
     @property
+    def lengths(self) -> Tensor:
+        """(levels,) bits charged for each level, as last counted."""
+        return self._buffer(LENGTHS)
+
+    @property
+    def mean_bits(self) -> Tensor:
+        """() bits of a weight under them, on average; NaN where weights are no numbers."""
+        return self._buffer(BITS)
+
+    @property
     def frozen(self) -> Tensor | None:
         """The symbols that `freeze` fixed, int32 of the parameter's shape; None while it trains."""
         return self.module._buffers.get(f"{self.name}_{SYMBOLS}")
 
-    def codebook(self) -> Codebook:
-        """The present codebook; differentiable."""
+    def codebook(self, dtype: torch.dtype | None = None) -> Codebook:
+        """The present codebook; differentiable. ``dtype``: see `Codebook`."""
         assert self.log_gaps is not None
-        return Codebook.from_log_gaps(self.log_gaps, self.config.levels)
+        return Codebook(self.config.levels, self.log_gaps, dtype)
 
     def variables(self) -> dict[str, Tensor]:
         """What the relaxation trains; "weight" is the Parameter itself."""
@@ -190,12 +200,16 @@ class Constrained:
         assert self.relaxation is not None
         return self.relaxation.symbols(self.variables(), self.codebook())
 
-    def relaxed(self) -> Tensor:
-        """What a read gives: the hard tensor, or a random one while training so."""
+    def relaxed(self, dtype: torch.dtype | None = None) -> Tensor:
+        """What a read gives: the hard tensor, or a random one while training so.
+
+        Args:
+            dtype: that a product wants it in, and may get.
+        """
         relaxation = self.relaxation
         if relaxation is None:
             return _round_to_half(self.parameter)
-        book, frozen = self.codebook(), self.frozen
+        book, frozen = self.codebook(dtype), self.frozen
         if frozen is not None:
             return book.dequantize(frozen)
         variables = self.variables()
@@ -205,6 +219,13 @@ class Constrained:
         if row is None:
             return sampled
         return sampled.index_copy(0, row, relaxation.nearest(variables, book)[row])
+
+    @property
+    def takes_moments(self) -> bool:
+        """Whether a product is to get mean and variance while the network trains."""
+        return (
+            self.config.forward == "moments" and self.relaxation is not None and self.frozen is None
+        )
 
     def hard(self) -> Tensor:
         """The discrete tensor that remains in the end: codebook values, zero as +0.0."""
@@ -251,34 +272,19 @@ class Constrained:
             for suffix, value in fresh.items():
                 self.variables()[suffix].copy_(value)
 
-    def refresh_lengths(self) -> None:
-        """Set the code lengths and their mean by the weights as they are now.
-
-        The mean is NaN where weights or codebook are no numbers: `ectorch.penalty` asks it.
-        """
-        assert self.relaxation is not None
-        assert self.log_gaps is not None
-        with torch.no_grad():
-            book, variables, weight = self.codebook(), self.variables(), self.parameter
-            counts = self.relaxation.counts(variables, book)
-            lengths = self.relaxation.lengths(counts, book.zero)
-            self._buffer(LENGTHS).copy_(lengths)
-            finite = 0.0 * sum(t.sum(dtype=torch.float64) for t in (weight, self.log_gaps))
-            self._buffer(BITS).copy_(counts @ lengths / max(weight.numel(), 1) + finite)
-
-    def relaxed_bits(self) -> Tensor:
-        """() float64: the relaxed size at the last refresh, its gradient as of now."""
-        assert self.relaxation is not None
-        with torch.no_grad():  # the rate would inflate the codebook
-            book = self.codebook()
+    def charged_variables(self) -> dict[str, Tensor]:
+        """`variables`, but that the row of an embedding which no loss trains is not charged."""
         variables, row = self.variables(), self._padding_row()
-        if row is not None:  # which no loss trains, either
+        if row is not None:
             for key, t in variables.items():
                 axis = t.ndim - self.parameter.ndim  # logits have levels first
                 variables[key] = t.index_copy(axis, row, t.detach().index_select(axis, row))
-        charge = self.relaxation.charge(variables, book, self._buffer(LENGTHS))
-        bits = self._buffer(BITS).double() * self.parameter.numel()
-        return bits + (charge - charge.detach())
+        return variables
+
+    def charged_codebook(self) -> Codebook:
+        """`codebook`, out of reach of the rate, which would inflate it."""
+        assert self.log_gaps is not None
+        return Codebook(self.config.levels, self.log_gaps.detach())
 
     def _padding_row(self) -> Tensor | None:
         """(1,) int64: the row of an embedding that stands for no token, else None."""

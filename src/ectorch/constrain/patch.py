@@ -6,15 +6,14 @@ relaxed tensor, while the Parameter stays in ``_parameters``, under its own name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from threading import RLock
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from ectorch.constrain.codebook import Codebook
 from ectorch.constrain.config import Config
@@ -31,6 +30,8 @@ from ectorch.constrain.modules import (
     starting_log_gaps,
     taken_names,
 )
+from ectorch.constrain.products import product_forward
+from ectorch.constrain.rate import refresh_lengths
 from ectorch.constrain.reads import put_back, read_of, source_of
 from ectorch.constrain.transforms import transformed
 from ectorch.errors import UnsupportedLayerError
@@ -38,7 +39,6 @@ from ectorch.errors import UnsupportedLayerError
 _LOADING = "_ectorch_loading"  # a state dict, which has the codebooks, too
 _KINDS = "_ectorch_kinds"  # of a class: its constrained subclasses, by the names they constrain
 _MAKING = RLock()  # a class, while threads prepare
-_DELTA = 1e-4  # smallest variance of an output, relative to the mean variance of its layer
 
 
 def constrain(module: nn.Module, name: str, config: Config) -> None:
@@ -69,7 +69,7 @@ def constrain(module: nn.Module, name: str, config: Config) -> None:
     module.register_buffer(f"{name}_{BITS}", lengths.sum())
     constraint = Constraint(config, relaxation, tuple(extra))
     _set_constraints(module, {**constraints(module), name: constraint})
-    Constrained(module, name).refresh_lengths()
+    refresh_lengths([Constrained(module, name)])
 
 
 def tie(module: nn.Module, name: str, other: Constrained) -> None:
@@ -163,9 +163,9 @@ def _make_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module
         namespace[name] = property(partial(_read, name=name))
     if issubclass(base, nn.RNNBase):
         namespace["_flat_weights"] = _FLAT_WEIGHTS
-    multiply = _MULTIPLY.get(base.forward)
-    if multiply is not None:
-        namespace["forward"] = _moments_forward(base.forward, multiply)
+    forward = product_forward(base)
+    if forward is not None:
+        namespace["forward"] = forward
     return type(f"Constrained{base.__name__}", (base,), namespace)
 
 
@@ -228,7 +228,7 @@ def _setattr(self: nn.Module, name: str, value: Any) -> None:
         kind.__setattr__(self, name, value)
         if constraint.relaxation is not None:
             handle.restart()
-            handle.refresh_lengths()
+            refresh_lengths([handle])
 
 
 def _delattr(self: nn.Module, name: str) -> None:
@@ -272,40 +272,6 @@ def _rebuild(base: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
     return kind.__new__(kind)
 
 
-def _moments_forward(plain: Callable[..., Tensor], multiply: Callable[..., Tensor]) -> Any:
-    """Local reparametrisation (Kingma et al., 2015): noise on outputs in place of on weights."""
-
-    def forward(self: nn.Module, input: Tensor) -> Tensor:
-        if not self.training or "weight" not in constraints(self):
-            return plain(self, input)
-        weight = Constrained(self, "weight")
-        relaxation = weight.relaxation
-        if weight.config.forward != "moments" or relaxation is None or weight.frozen is not None:
-            return plain(self, input)
-        mean, variance = relaxation.moments(weight.variables(), weight.codebook())
-        output = multiply(self, input, mean, self.bias)
-        spread = multiply(self, input.square(), variance, None)
-        floor = _DELTA * spread.detach().mean() + torch.finfo(spread.dtype).tiny
-        return output + torch.randn_like(output) * torch.maximum(spread, floor).sqrt()
-
-    return forward
-
-
-def _convolve(module: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    output: Tensor = module._conv_forward(input, weight, bias)
-    return output
-
-
-def _multiply(module: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(input, weight, bias)
-
-
-_MULTIPLY: dict[Any, Callable[..., Tensor]] = {
-    nn.Linear.forward: _multiply,
-    **{kind.forward: _convolve for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)},
-}
-
-
 def _load_from_state_dict(
     self: nn.Module,
     state_dict: dict[str, Any],
@@ -343,4 +309,4 @@ def _load_from_state_dict(
         if absent - {SYMBOLS, LENGTHS, BITS}:
             handle.restart()
         if LENGTHS in absent:
-            handle.refresh_lengths()
+            refresh_lengths([handle])

@@ -193,17 +193,14 @@ def test_moments_have_the_gradients_of_finite_differences(relaxation, kind):
     if relaxation in DETERMINISTIC:
         pytest.skip("its gradient is a surrogate")
 
-    def moments(shape, *variables):
-        if kind == "grid":  # its step in place of the rounded one
-            codebook = Codebook(LEVELS, shape)
-        else:
-            codebook = Codebook.from_log_gaps(shape, LEVELS)
+    def moments(log_gaps, *variables):
+        if kind == "grid":  # whose step is rounded: tests of the kernels ask its gradient
+            log_gaps = log_gaps.detach()
         named = dict(zip(subject.variables, variables, strict=True))
-        return relaxation.moments(named, codebook)
+        return relaxation.moments(named, Codebook.from_log_gaps(log_gaps, LEVELS))
 
-    shape = subject.codebook.step if kind == "grid" else subject.log_gaps
-    shape = shape.detach().requires_grad_()
-    assert torch.autograd.gradcheck(moments, (shape, *subject.variables.values()))
+    log_gaps = subject.log_gaps.detach().requires_grad_()
+    assert torch.autograd.gradcheck(moments, (log_gaps, *subject.variables.values()))
 
 
 def test_nothing_is_changed_in_place(subject):

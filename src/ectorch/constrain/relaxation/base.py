@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Generator, Tensor
 
 from ectorch.constrain.codebook import Codebook
@@ -12,6 +13,8 @@ from ectorch.constrain.lengths import LengthRule
 
 Variables = Mapping[str, Tensor]
 """The trained tensors of one constrained parameter; "weight" is the network's own Parameter."""
+Parameters = Sequence[tuple[Variables, Codebook]]
+"""Many constrained parameters, which kernels serve at once."""
 
 
 @runtime_checkable
@@ -20,6 +23,10 @@ class Relaxation(Protocol):
 
     All methods are functions of their arguments; an instance holds settings only. Gradients reach
     every variable; the codebook gets gradients from the loss, never from the rate.
+
+    One that is hashable may have two methods more, which are then asked in place of `counts` and
+    `charge`, once for all parameters whose relaxations are equal: ``counts_together(of)`` and
+    ``charge_together(of, lengths, scales)``, see the functions of these names.
 
     Attributes:
         lengths: the rule of `ectorch.constrain.lengths` by which the levels are charged.
@@ -66,3 +73,28 @@ def lacking(relaxation: object) -> list[str]:
         return ["an instance"]
     members = [name for name in vars(Relaxation) if not name.startswith("_")]
     return [name for name in members if not hasattr(relaxation, name)]
+
+
+def group_of(relaxation: Any) -> Hashable:
+    """What relaxations have in common that may be asked together."""
+    return relaxation if hasattr(relaxation, "counts_together") else id(relaxation)
+
+
+def counts_together(relaxation: Any, of: Parameters) -> list[Tensor]:
+    """`Relaxation.counts` of each; NaN where a weight is NaN or infinite."""
+    if hasattr(relaxation, "counts_together"):
+        found: list[Tensor] = relaxation.counts_together(of)
+        return found
+    finite = [0.0 * variables["weight"].sum(dtype=torch.float64) for variables, _ in of]
+    return [relaxation.counts(*one) + zero for one, zero in zip(of, finite, strict=True)]
+
+
+def charge_together(
+    relaxation: Any, of: Parameters, lengths: Sequence[Tensor], scales: Sequence[float]
+) -> Tensor:
+    """() float64 of any value, with the gradient of the sum of each scaled `Relaxation.charge`."""
+    if hasattr(relaxation, "charge_together"):
+        found: Tensor = relaxation.charge_together(of, lengths, scales)
+        return found
+    charges = [relaxation.charge(*one, bits) for one, bits in zip(of, lengths, strict=True)]
+    return torch.stack([scale * each for scale, each in zip(scales, charges, strict=True)]).sum()

@@ -8,8 +8,10 @@ not depend on the number of levels. Ours, not the paper's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
+from operator import not_
 from typing import ClassVar
 
 import torch
@@ -17,10 +19,11 @@ from torch import Generator, Tensor
 
 from ectorch.constrain.codebook import Codebook
 from ectorch.constrain.counts import soft_bit_size, soft_counts
+from ectorch.constrain.kernels import ops
 from ectorch.constrain.lengths import LengthRule, find_rule, isotonic
 from ectorch.constrain.relaxation.base import Variables
 from ectorch.constrain.relaxation.rounding import rounded, straight_through, uniform_noise
-from ectorch.constrain.transforms import differentiate, differentiated_again, transformed
+from ectorch.constrain.transforms import transformed
 
 
 @dataclass(frozen=True)
@@ -42,33 +45,76 @@ class Bracket:
         return {}
 
     def nearest(self, variables: Variables, codebook: Codebook) -> Tensor:
-        weight = variables["weight"]
-        return straight_through(rounded(weight, codebook, None), weight, codebook)
+        return rounded(variables["weight"], codebook, None)
 
     def sampled(
         self, variables: Variables, codebook: Codebook, generator: Generator | None = None
     ) -> Tensor:
         weight = variables["weight"]
-        value = rounded(weight, codebook, uniform_noise(weight, generator))
-        return straight_through(value, weight, codebook)
+        return rounded(weight, codebook, uniform_noise(weight, generator))
 
     def moments(self, variables: Variables, codebook: Codebook) -> tuple[Tensor, Tensor]:
         weight = variables["weight"]
+        if codebook.is_grid and not transformed():
+            return ops.moments(weight, codebook.log_gaps, codebook.levels)
         ends = codebook.values.detach()
         mean = straight_through(weight.detach().clamp(ends[0], ends[-1]), weight, codebook)
-        if codebook.step is None or transformed():
-            return mean, _variance(weight, codebook)
-        apply: Callable[..., Tensor] = _VarianceOnGrid.apply
-        return mean, apply(weight, codebook.step, codebook.levels)
+        return mean, _variance(weight, codebook)
 
     def symbols(self, variables: Variables, codebook: Codebook) -> Tensor:
         return codebook.quantize(variables["weight"])
 
     def counts(self, variables: Variables, codebook: Codebook) -> Tensor:
-        return soft_counts(variables["weight"], codebook.levels, codebook.locate)
+        return self.counts_together([(variables, codebook)])[0]
 
     def charge(self, variables: Variables, codebook: Codebook, lengths: Tensor) -> Tensor:
-        return soft_bit_size(variables["weight"], codebook.gaps, lengths, codebook.interval)
+        return self.charge_together([(variables, codebook)], [lengths], [1.0])
+
+    def counts_together(self, of: Sequence[tuple[Variables, Codebook]]) -> list[Tensor]:
+        weights, log_gaps, levels = _on_grids(of)
+        found = iter(ops.counts(weights, log_gaps, levels) if weights else ())
+        return [
+            next(found)
+            if _is_served(book)
+            else soft_counts(variables["weight"], book.levels, book.locate)
+            for variables, book in of
+        ]
+
+    def charge_together(
+        self,
+        of: Sequence[tuple[Variables, Codebook]],
+        lengths: Sequence[Tensor],
+        scales: Sequence[float],
+    ) -> Tensor:
+        weights, log_gaps, levels = _on_grids(of)
+        own = [_is_served(book) for _, book in of]
+        charges = [
+            scale * soft_bit_size(variables["weight"], book.gaps, bits, book.interval)
+            for (variables, book), bits, scale in compress(
+                zip(of, lengths, scales, strict=True), map(not_, own)
+            )
+        ]
+        if weights:
+            given = [*compress(lengths, own)], [*compress(scales, own)]
+            charges.append(ops.charge(weights, log_gaps, levels, *given))
+        return charges[0] if len(charges) == 1 else torch.stack(charges).sum()
+
+
+def _is_served(codebook: Codebook) -> bool:
+    """Whether there are kernels for its weights."""
+    return codebook.is_grid and not transformed()
+
+
+def _on_grids(
+    of: Sequence[tuple[Variables, Codebook]],
+) -> tuple[list[Tensor], list[Tensor], list[int]]:
+    """Weights, log gaps and levels of those that kernels serve."""
+    served = [(variables["weight"], book) for variables, book in of if _is_served(book)]
+    return (
+        [weight for weight, _ in served],
+        [book.log_gaps for _, book in served],
+        [book.levels for _, book in served],
+    )
 
 
 def _variance(weight: Tensor, codebook: Codebook) -> Tensor:
@@ -78,47 +124,3 @@ def _variance(weight: Tensor, codebook: Codebook) -> Tensor:
     below, above = values[lower], values[lower + 1]
     inside = (weight >= values[0]) & (weight <= values[-1])
     return torch.where(inside, ((weight - below) * (above - weight)).clamp(min=0), 0.0)
-
-
-class _VarianceOnGrid(torch.autograd.Function):
-    """`_variance` on a grid.
-
-    With ``a = step * k`` and ``w = step * (k + t)``:  d/dw = step (1 - 2 t),
-    d/dstep = step (t (2 k + 1) - k). Only the weight is kept for the way back.
-    """
-
-    @staticmethod
-    def forward(weight: Tensor, step: Tensor, levels: int) -> Tensor:
-        share, _, _ = _share(weight, Codebook(levels, step))
-        return (1 - share).mul_(share).mul_(step.square()).to(weight.dtype)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-        weight, step, ctx.levels = inputs
-        ctx.save_for_backward(weight, step)
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        weight, step = ctx.saved_tensors
-        if differentiated_again(grad):
-
-            def plain(weight: Tensor, step: Tensor) -> tuple[Tensor]:
-                return (_variance(weight, Codebook(ctx.levels, step)),)
-
-            return *differentiate(plain, (weight, step), (grad,)), None
-        share, below, inside = _share(weight, Codebook(ctx.levels, step))
-        grad = grad * inside.mul_(step)
-        to_step = (2 * below).add_(1).mul_(share).sub_(below)
-        by_step = torch.dot(grad.reshape(-1), to_step.reshape(-1))
-        to_weight = grad.mul_(share.mul_(-2).add_(1))
-        return to_weight.to(weight.dtype), by_step.to(step.dtype), None
-
-
-def _share(weight: Tensor, grid: Codebook) -> tuple[Tensor, Tensor, Tensor]:
-    """t and k, and 1 or 0: whether the weight is within the grid."""
-    low, high = grid.multiples
-    position = grid.in_steps(weight)
-    clipped = position.clamp(low, high)
-    inside = position.eq_(clipped)
-    below = clipped.floor().clamp_(max=high - 1)
-    return clipped.sub_(below), below, inside

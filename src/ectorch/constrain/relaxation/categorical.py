@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from ectorch.constrain.codebook import Codebook
 from ectorch.constrain.lengths import LengthRule, find_rule, free
 from ectorch.constrain.relaxation.base import Variables
-from ectorch.constrain.relaxation.rounding import uniform_noise
+from ectorch.constrain.relaxation.rounding import uniform, uniform_noise
 from ectorch.constrain.transforms import differentiate, differentiated_again, transformed
 
 _LEAST = 0.05  # initial probability of all but the nearest level together, at least
@@ -63,7 +63,7 @@ class Categorical:
     ) -> Tensor:
         with torch.no_grad():
             probabilities = torch.softmax(variables["logits"], 0)
-            noise = uniform_noise(variables["weight"], generator)
+            noise = uniform(uniform_noise(variables["weight"], generator), variables["weight"])
             symbols = torch.zeros_like(noise, dtype=torch.int32)
             for probability in probabilities[:-1]:  # the distribution function, inverted
                 symbols = symbols + (noise >= probability)

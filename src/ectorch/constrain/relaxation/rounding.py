@@ -8,33 +8,38 @@ import torch
 from torch import Generator, Tensor
 
 from ectorch.constrain.codebook import Codebook
-from ectorch.constrain.counts import pieces
-from ectorch.constrain.transforms import clamp_, transformed
-
-_NOISE_BITS = 16
+from ectorch.constrain.kernels import ops, plain
+from ectorch.constrain.transforms import transformed
 
 
 def uniform_noise(weight: Tensor, generator: Generator | None) -> Tensor:
-    """Uniform in [0, 1), in steps of 2**-16: four numbers from one draw, the draws cost most."""
+    """int16 of the weight's shape, uniform: four numbers from one draw, the draws cost most."""
     size = (-(-weight.numel() // 4),)
     draws = torch.randint(-(2**63), 2**63 - 1, size, generator=generator, device=weight.device)
-    dtype = torch.promote_types(weight.dtype, torch.float32)  # finer than half precision
-    noise = draws.view(torch.int16)[: weight.numel()].to(dtype)
-    return noise.mul_(2.0**-_NOISE_BITS).add_(0.5).view(weight.shape)
+    return draws.view(torch.int16)[: weight.numel()].view(weight.shape)
+
+
+def uniform(noise: Tensor, weight: Tensor) -> Tensor:
+    """`uniform_noise` as numbers in [0, 1), in steps of 2**-16, finer than half precision's."""
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    return noise.to(wide).mul_(2.0**-plain.NOISE_BITS).add_(0.5)
 
 
 def rounded(weight: Tensor, codebook: Codebook, noise: Tensor | None) -> Tensor:
-    """The nearest level's value, or with uniform ``noise`` the upper one with probability t.
+    """The nearest level's value, or with `uniform_noise` the upper one with probability t.
 
-    Detached: `straight_through` gives it gradients.
+    Gradients are those of `straight_through`.
     """
-    if codebook.step is not None:
-        place = codebook.in_steps(weight)
-        index = place.round_() if noise is None else (place + noise).floor_()
-        index = clamp_(index, *codebook.multiples).to(weight.dtype)
-        return index.mul_(codebook.step.detach()).add_(0.0)  # + 0.0 turns -0.0 into +0.0
-    lower, fraction = codebook.locate(weight)
-    return codebook.values.detach()[lower + (fraction > (0.5 if noise is None else noise))]
+    if codebook.is_grid and not transformed():
+        return ops.round_to_grid(weight, codebook.log_gaps, codebook.levels, noise, codebook.dtype)
+    if codebook.is_grid:
+        log_gaps = codebook.log_gaps.detach()
+        value = plain.round_to_grid(weight.detach(), log_gaps, codebook.levels, noise)
+    else:
+        lower, fraction = codebook.locate(weight)
+        up = fraction > (0.5 if noise is None else uniform(noise, weight))
+        value = codebook.values.detach()[lower + up]
+    return straight_through(value, weight, codebook)
 
 
 def straight_through(value: Tensor, weight: Tensor, codebook: Codebook) -> Tensor:
@@ -75,6 +80,4 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         value, weight, step = (saved.detach() for saved in ctx.saved_tensors)
-        parts = zip(pieces(grad), pieces(value), pieces(weight), strict=True)
-        moved = torch.stack([torch.dot(by, after - before) for by, after, before in parts]).sum()
-        return None, grad, moved / step
+        return None, grad, plain.dot(grad, value - weight) / step
