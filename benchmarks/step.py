@@ -18,55 +18,22 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from provenance import RESULTS, provenance, stamp, write_results
+from step_networks import CASES, CONFIGS, Case
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 import ectorch as ec
-from ectorch.experiments.networks import NETWORKS
 from ectorch.report.text import markdown_table
 
 REFRESH = 4
 WARM_UP = 8
 PARTS = ("forward", "penalty", "backward", "optimizer")
-CONFIGS = {
-    f"{relaxation} {forward}": ec.Config(
-        relaxation=relaxation, forward=forward, levels=9 if relaxation == "categorical" else 33
-    )
-    for relaxation in ("bracket", "categorical", "hard")
-    for forward in ("nearest", "sampled", "moments")
-}
-
-
-def transformer() -> nn.Module:
-    layer = nn.TransformerEncoderLayer(64, 4, 256, dropout=0.0, batch_first=True)
-    encoder = nn.TransformerEncoder(layer, 2)
-    return nn.Sequential(nn.Embedding(256, 64), encoder, nn.Flatten(), nn.Linear(64 * 32, 10))
-
-
-def vgg_block() -> nn.Module:
-    convolutions = [nn.Conv2d(128, 256, 3, padding=1), nn.BatchNorm2d(256), nn.ReLU()]
-    convolutions += [nn.Conv2d(256, 256, 3, padding=1), nn.BatchNorm2d(256), nn.ReLU()]
-    return nn.Sequential(*convolutions, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(256, 10))
-
-
-CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
-    "lenet-300-100": (NETWORKS["lenet-300-100"], lambda n: torch.rand(n, 1, 28, 28)),
-    "lenet-5-caffe": (NETWORKS["lenet-5-caffe"], lambda n: torch.rand(n, 1, 28, 28)),
-    "transformer": (transformer, lambda n: torch.randint(0, 256, (n, 32))),
-    "vgg-block": (vgg_block, lambda n: torch.randn(n, 128, 8, 8)),
-    "vgg-like": (
-        lambda: NETWORKS["vgg-like"]().to(memory_format=torch.channels_last),
-        lambda n: torch.rand(n, 3, 32, 32).to(memory_format=torch.channels_last),
-    ),
-}
 DEFAULT_CASES = ("lenet-300-100", "lenet-5-caffe", "transformer", "vgg-block")
 
 
@@ -74,28 +41,28 @@ DEFAULT_CASES = ("lenet-300-100", "lenet-5-caffe", "transformer", "vgg-block")
 class Subject:
     """A network under training, plain or constrained."""
 
+    case: Case
     model: nn.Module
     optimizer: torch.optim.Optimizer
     constrained: bool
     precision: str
 
     @classmethod
-    def of(
-        cls, build: Callable[[], nn.Module], config: ec.Config | None, precision: str
-    ) -> Subject:
+    def of(cls, case: Case, config: ec.Config | None, precision: str) -> Subject:
         torch.manual_seed(0)
-        model = build()
+        model = case.build()
         if config is None:
-            return cls(model, torch.optim.Adam(model.parameters(), lr=1e-3), False, precision)
+            optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+            return cls(case, model, optimizer, False, precision)
         ec.prepare(model, config)
-        return cls(model, torch.optim.Adam(ec.param_groups(model, lr=1e-3)), True, precision)
+        optimizer = torch.optim.Adam(ec.param_groups(model, lr=1e-3))
+        return cls(case, model, optimizer, True, precision)
 
     def step(self, x: Tensor, y: Tensor, refresh: bool) -> list[float]:
         """One step; seconds of each of `PARTS`."""
         times = [time.perf_counter()]
         with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
-            logits = self.model(x)
-        loss = F.cross_entropy(logits.float(), y)
+            loss = self.case.loss(self.model, x, y)
         times.append(time.perf_counter())
         if self.constrained:
             loss = loss + ec.penalty(self.model, 0.5, 60000, refresh)
@@ -127,13 +94,13 @@ class Subject:
 def measure(
     name: str, batch: int, samples: int, configs: list[str], precision: str
 ) -> list[dict[str, object]]:
-    build, inputs = CASES[name]
-    x, y = inputs(batch), torch.randint(0, 10, (batch,))
-    plain = Subject.of(build, None, precision)
+    case = CASES[name]
+    x, y = case.batch(batch)
+    plain = Subject.of(case, None, precision)
     weights = sum(p.numel() for p in plain.model.parameters())
     rows: list[dict[str, object]] = []
     for label in configs:
-        subject = Subject.of(build, CONFIGS[label], precision)
+        subject = Subject.of(case, CONFIGS[label], precision)
         pairs = [
             (plain.step(x, y, False), subject.step(x, y, i % REFRESH == 0))
             for i in range(-WARM_UP, samples)
