@@ -86,7 +86,8 @@ def test_values_of_any_dtype_are_drawn_as_they_are(report):
 @pytest.mark.parametrize("form", ["html", "md"])
 def test_words_of_results_are_no_markup(report, form):
     words = {"name": HOSTILE, "network": HOSTILE, "evaluated_on": HOSTILE}
-    versions = {"versions": {"a": HOSTILE}, "machine": {"processor": HOSTILE, "threads": 1}}
+    machine = {"processor": HOSTILE, "threads": 1, "device": HOSTILE, "card": HOSTILE}
+    versions = {"versions": {"a": HOSTILE}, "machine": machine, "devices": [HOSTILE, HOSTILE]}
     code, _, text = report({HOSTILE: MATRIX}, form=form, **words, **versions)
     assert code == 0
     assert "<script>alert" not in text
@@ -131,6 +132,8 @@ def test_letters_stay_readable():
         ({"recipe": {"constrain": {"alpha": "1"}}}, "recipe.constrain.alpha"),
         ({"versions": ["a"]}, "versions"),
         ({"machine": {"threads": 2}}, "machine.processor"),
+        ({"machine": {"processor": "x", "threads": 2, "card": 1}}, "machine.card"),
+        ({"devices": "cpu"}, "devices"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -45,7 +45,8 @@ def results(tmp_path_factory):
             "seconds": 60.0 * (at + 1),
             "recipe": {"constrain": {"alpha": alpha}},
             "versions": {"ectorch": "1.2.3"},
-            "machine": {"processor": "x", "threads": 1},
+            "machine": {"processor": "x", "threads": 1, "device": "cuda", "card": "Big Card"},
+            "devices": ["cpu, 1 threads", "cuda (Big Card), 1 threads"],
         }
         (run / "result.json").write_text(json.dumps(result))
         epochs = [
@@ -99,7 +100,8 @@ def test_markdown_has_every_point_and_baseline(results):
     text = markdown(results, gather(results))
     assert "| tiny &lt;network&gt; point-4 | 1 | 1 | 500 | 96 | 9.00 | 3.25 | 4.0 |" in text
     assert "| int8 + zstd | 9,000 | 5.4 | 3.50 |" in text
-    assert "ectorch 1.2.3" in text
+    assert "ectorch 1.2.3, x, 1 threads, cuda Big Card" in text
+    assert "trained on cpu, 1 threads, then cuda (Big Card), 1 threads" in text
 
 
 @pytest.mark.parametrize("form", ["png", "svg"])

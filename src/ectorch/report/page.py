@@ -242,6 +242,10 @@ def _environment(folder: Path, points: Sequence[Point]) -> str:
         words = [f"{name} {version}" for name, version in versions.items()]
         if machine:
             words.append(f"{machine['processor']}, {machine['threads']} threads")
+            if machine.get("device", "cpu") != "cpu":
+                words.append(" ".join(filter(None, (machine["device"], machine.get("card")))))
+        if len(places := run.result.get("devices", [])) > 1:
+            words.append(f"trained on {', then '.join(places)}")
         said[", ".join(words)] = None
     commits = dict.fromkeys(commit for point in points for commit in point.commits)
     for own in tasks_of(points):
