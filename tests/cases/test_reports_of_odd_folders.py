@@ -238,7 +238,7 @@ def test_a_link_out_of_the_folder_is_refused(refusal, run_folder, name):
 def test_a_link_within_the_folder_is_followed(run_folder):
     (run_folder / "model.ect").rename(run_folder / "kept.ect")
     (run_folder / "model.ect").symlink_to("kept.ect")
-    WRITERS["html"](run_folder, gather(run_folder), run_folder / "r.html")
+    WRITERS["html"](gather(run_folder), run_folder / "r.html")
     assert (run_folder / "r.html").exists()
 
 

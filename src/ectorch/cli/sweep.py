@@ -62,7 +62,7 @@ def sweep(
     except Interrupted:
         say(f"stopped; the same command goes on in {folder}")
         raise typer.Exit(130) from None
-    WRITERS["png"](folder, gather(folder), folder / "curve.png")
+    WRITERS["png"](gather(folder), folder / "curve.png")
     tables.print(curve_table(results))
     say(f"files   {folder}")
     say(f"picture {folder / 'curve.png'}")
