@@ -12,7 +12,6 @@ from ectorch.experiments.device import CPU, Device, check_precision, find_device
 from ectorch.experiments.recipe import Stage, parse_recipe
 from ectorch.experiments.schedule import make_optimizer, restore_optimizer
 from ectorch.experiments.split import Split, moved
-from ectorch.experiments.sweep import sweep
 from ectorch.experiments.training import Interrupted, train
 
 AHEAD = Device(torch.device("cpu"), "a card", runs_ahead=True)
@@ -293,12 +292,6 @@ def test_a_run_that_ended_elsewhere_is_not_trained_again_and_that_is_said(
     stored = {key: value for key, value in result.items() if key not in ("machine", "devices")}
     (tmp_path / "result.json").write_text(json.dumps(stored))
     assert train(parse_recipe(table | {"device": "cuda"}), tmp_path) == stored
-
-
-def test_a_sweep_does_not_take_the_folder_of_a_training(finished, table):
-    recipe = parse_recipe(table | {"holdout": 200})
-    with pytest.raises(TrainingError, match="holds a training, and no sweep: choose another --out"):
-        sweep(recipe, finished[0], 2)
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no card")

@@ -102,10 +102,11 @@ def find_device(name: str) -> Device:
         RecipeError: when there is none of that name, or it does not compute: why, and what to do.
     """
     check_device(name)
-    there = torch.cuda.is_available()
-    if name == "cpu" or (name == AUTO and not there):
+    if name == CPU.kind:
         return CPU
-    if not there:
+    if not torch.cuda.is_available():
+        if name == AUTO:
+            return CPU
         why = (
             "torch finds no card or no driver for it"
             if torch.version.cuda or torch.version.hip

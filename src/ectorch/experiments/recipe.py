@@ -114,7 +114,7 @@ class ConstrainStage(Stage):
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment, whole: the same recipe and seed give the same file.
+    """One experiment, whole: on one device the same recipe and seed give the same file.
 
     Attributes:
         network: one of `NETWORKS`, or a user's own function that makes one, as

@@ -30,6 +30,7 @@ MODEL_FILE = "model.ect"
 RESULT_FILE = "result.json"
 LOG_FILE = "log.jsonl"
 FLOAT_FILE = "float.safetensors"
+SWEEP_FILE = "sweep.json"
 _SKIPPED_WITHOUT_EPOCHS = ("pretrain", "reduce", "finetune")
 _WHERE = ("device", "threads")
 _COMPARED_AHEAD = 1000  # examples on the CPU, where equal networks predict the same
@@ -65,6 +66,14 @@ def _is_skipped(key: str, *values: Any) -> bool:
 
 
 def finished(recipe: Recipe, out: Path) -> dict[str, Any] | None:
+    """What the run in ``out`` came to, if it has ended.
+
+    Raises:
+        TrainingError: when it is of another recipe, or a sweep lies there.
+        DataError: when the file is no result.
+    """
+    if (out / SWEEP_FILE).exists():
+        raise TrainingError(f"{out} holds a sweep, and no training: choose another --out")
     path = out / RESULT_FILE
     if not path.exists():
         return None

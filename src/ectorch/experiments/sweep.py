@@ -16,11 +16,10 @@ from ectorch.experiments import data as data_sets
 from ectorch.experiments.checkpoint import CHECKPOINT_FILE
 from ectorch.experiments.progress import Progress
 from ectorch.experiments.recipe import Recipe
-from ectorch.experiments.result import FLOAT_FILE, MODEL_FILE, RESULT_FILE
+from ectorch.experiments.result import FLOAT_FILE, MODEL_FILE, RESULT_FILE, SWEEP_FILE
 from ectorch.experiments.split import most_held_out
 from ectorch.experiments.training import train
 
-SWEEP_FILE = "sweep.json"
 _HELD_OUT = 5000
 _SHARE = 0.25  # of the recipe's constrained epochs, for each point but the first
 
