@@ -86,7 +86,8 @@ def test_values_of_any_dtype_are_drawn_as_they_are(report):
 @pytest.mark.parametrize("form", ["html", "md"])
 def test_words_of_results_are_no_markup(report, form):
     words = {"name": HOSTILE, "network": HOSTILE, "evaluated_on": HOSTILE}
-    versions = {"versions": {"a": HOSTILE}, "machine": {"processor": HOSTILE, "threads": 1}}
+    machine = {"processor": HOSTILE, "threads": 1, "device": HOSTILE, "card": HOSTILE}
+    versions = {"versions": {"a": HOSTILE}, "machine": machine, "devices": [HOSTILE, HOSTILE]}
     code, _, text = report({HOSTILE: MATRIX}, form=form, **words, **versions)
     assert code == 0
     assert "<script>alert" not in text
@@ -131,6 +132,8 @@ def test_letters_stay_readable():
         ({"recipe": {"constrain": {"alpha": "1"}}}, "recipe.constrain.alpha"),
         ({"versions": ["a"]}, "versions"),
         ({"machine": {"threads": 2}}, "machine.processor"),
+        ({"machine": {"processor": "x", "threads": 2, "card": 1}}, "machine.card"),
+        ({"devices": "cpu"}, "devices"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -235,7 +238,7 @@ def test_a_link_out_of_the_folder_is_refused(refusal, run_folder, name):
 def test_a_link_within_the_folder_is_followed(run_folder):
     (run_folder / "model.ect").rename(run_folder / "kept.ect")
     (run_folder / "model.ect").symlink_to("kept.ect")
-    WRITERS["html"](run_folder, gather(run_folder), run_folder / "r.html")
+    WRITERS["html"](gather(run_folder), run_folder / "r.html")
     assert (run_folder / "r.html").exists()
 
 

@@ -302,6 +302,42 @@ def test_sweep_refuses_what_is_no_curve(run, recipe, tmp_path):
     assert_one_clear_line(run("sweep", recipe, "--out", out), "has a target")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_a_device_that_is_not_there_is_one_line(refusal, recipe, tmp_path):
+    from ectorch.experiments.networks import LeNet300100
+
+    ec.save_file(LeNet300100(), tmp_path / "net.ect")
+    out = tmp_path / "run"
+    for command in (
+        ("train", recipe, "--out", out),
+        ("sweep", recipe, "--out", out),
+        ("eval", tmp_path / "net.ect", "--data", "digits"),
+    ):
+        assert "device: 'cuda': there is none" in refusal(*command, "--device", "cuda")
+        assert "device: 'gpu': expected \"auto\"" in refusal(*command, "--device", "gpu")
+    assert "--device cpu, or --device auto" in refusal(*command, "--device", "cuda:1")
+    recipe.write_text('device = "cuda"\n' + RECIPE)
+    assert "device: 'cuda': there is none" in refusal("train", recipe, "--out", out)
+    assert not out.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_auto_says_which_device_it_is_and_an_option_comes_before_the_recipe(
+    run, small_recipe, tmp_path, small
+):
+    recipe = small_recipe(epochs=1)
+    recipe.write_text('device = "cuda"\n' + recipe.read_text())
+    command = ("train", recipe, "--out", tmp_path / "run")
+    code, text, _ = run(*command, "--device", "auto")
+    assert (code, text.splitlines()[0]) == (0, "device  cpu")
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert (result["recipe"]["device"], result["devices"]) == ("auto", ["cpu, 1 threads"])
+    arguments = ("eval", tmp_path / "run/model.ect", "--data", "digits", "--network", small)
+    assert "device  cpu\n" in run(*arguments, "--device", "auto")[1]
+    assert json.loads(run(*arguments, "--json")[1])["device"] == "cpu"
+    assert run(*command, "--device", "cpu")[1].startswith(f"{tmp_path / 'run'}: this run ended")
+
+
 def test_compare_shows_files_side_by_side(run, model, tmp_path):
     other = {"a.weight": torch.zeros(40, 50), "b.weight": torch.ones(3, 3)}
     save_safetensors(other, tmp_path / "other.safetensors")

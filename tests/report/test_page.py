@@ -45,7 +45,8 @@ def results(tmp_path_factory):
             "seconds": 60.0 * (at + 1),
             "recipe": {"constrain": {"alpha": alpha}},
             "versions": {"ectorch": "1.2.3"},
-            "machine": {"processor": "x", "threads": 1},
+            "machine": {"processor": "x", "threads": 1, "device": "cuda", "card": "Big Card"},
+            "devices": ["cpu, 1 threads", "cuda (Big Card), 1 threads"],
         }
         (run / "result.json").write_text(json.dumps(result))
         epochs = [
@@ -82,9 +83,34 @@ def test_seeds_of_a_kept_table_make_one_point(tmp_path):
     (gathered,) = gather(tmp_path)
     assert gathered.mean("file_bytes") == 101
     assert gathered.text("file_bytes", ",.0f") == "101 ± 1"
-    assert markdown(tmp_path, [gathered]).endswith("commit c0ffeec0ff\n")
+    assert markdown([gathered]).endswith("commit c0ffeec0ff\n")
     assert gathered.spread("decoded_error_percent") == pytest.approx(2**0.5)
     assert gathered.first.model == tmp_path / "c-alpha-1-seed-0.ect"
+
+
+def test_folders_that_are_shown_together_keep_their_curves_apart(results, tmp_path, run):
+    first, second, third = tmp_path / "first", tmp_path / "second", tmp_path / "other/first"
+    for folder in (first, second, third):
+        shutil.copytree(results, folder)
+    (first / "baselines.json").unlink()
+    points = gather(first, second)
+    assert len(points) == 8
+    assert {len(point.runs) for point in points} == {1}
+    curves = {point.first.curve for point in points}
+    assert curves == {"first: tiny <network>", "second: tiny <network>"}
+    assert len(tasks_of(points)) == 1
+    assert "| int8 + zstd | 9,000 |" in markdown(points)
+    assert "<title>Results in first, second</title>" in page(points)
+    alike = {point.first.curve for point in gather(first, third)}
+    assert alike == {f"{folder}: tiny <network>" for folder in (first, third)}
+    code, text, _ = run("report", first, second, "--out", tmp_path / "both.html")
+    assert (code, text) == (0, f"report  {tmp_path / 'both.html'}\n")
+
+
+def test_a_folder_that_is_named_twice_is_shown_once(results):
+    twice = gather(results, results.parent / "." / results.name)
+    assert [point.name for point in twice] == [point.name for point in gather(results)]
+    assert {len(point.runs) for point in twice} == {1}
 
 
 def test_a_folder_without_results_is_named(tmp_path):
@@ -96,31 +122,32 @@ def test_a_folder_without_results_is_named(tmp_path):
 
 
 def test_markdown_has_every_point_and_baseline(results):
-    text = markdown(results, gather(results))
+    text = markdown(gather(results))
     assert "| tiny &lt;network&gt; point-4 | 1 | 1 | 500 | 96 | 9.00 | 3.25 | 4.0 |" in text
     assert "| int8 + zstd | 9,000 | 5.4 | 3.50 |" in text
-    assert "ectorch 1.2.3" in text
+    assert "ectorch 1.2.3, x, 1 threads, cuda Big Card" in text
+    assert "trained on cpu, 1 threads, then cuda (Big Card), 1 threads" in text
 
 
 @pytest.mark.parametrize("form", ["png", "svg"])
 def test_the_curve_is_a_picture_of_its_own(results, tmp_path, form):
-    WRITERS[form](results, gather(results), tmp_path / f"curve.{form}")
+    WRITERS[form](gather(results), tmp_path / f"curve.{form}")
     assert (tmp_path / f"curve.{form}").stat().st_size > 10_000
 
 
 def test_a_curve_is_drawn_with_its_alphas(results):
-    text = page(results, gather(results))
+    text = page(gather(results))
     assert all(f">alpha {alpha:.2g}<" in text for alpha in SIZES)
 
 
 def test_the_page_needs_nothing_else_and_escapes_what_is_not_its_own(results):
-    text = page(results, gather(results))
+    text = page(gather(results))
     assert "<network>" not in text
     assert "tiny &lt;network&gt;" in text
     outside = [part for part in text.split('"') if part.startswith(("http:", "https:", "//"))]
     assert all(part.startswith("http://www.w3.org/") for part in outside)
     assert text.count("<details") == len(front(gather(results)))
-    assert text == page(results, gather(results))
+    assert text == page(gather(results))
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +164,7 @@ def browser():
 def test_in_a_browser_tables_sort_and_marks_show_their_values(
     browser, results, tmp_path, width, colours
 ):
-    WRITERS["html"](results, gather(results), tmp_path / "report.html")
+    WRITERS["html"](gather(results), tmp_path / "report.html")
     view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=colours)
     said = []
     view.on("console", lambda message: said.append(message.text))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ectorch.cli.terminal import readable, say
+from ectorch.cli.terminal import readable, say, say_device
 
 
 def evaluate(
@@ -20,6 +20,7 @@ def evaluate(
         str,
         typer.Option(help="which network it is, or your own: module:function", show_default=False),
     ] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Evaluate a network in a file on a test set.
@@ -28,20 +29,27 @@ def evaluate(
     """
     from ectorch.experiments import data as data_sets
     from ectorch.experiments.build import check_network
+    from ectorch.experiments.device import find_device
     from ectorch.experiments.evaluation import evaluate as run
     from ectorch.experiments.files import read_network
+    from ectorch.experiments.split import moved
 
+    chosen = find_device(device)
+    if not as_json:
+        say_device(device)
     name, model = read_network(source, network)
     known = data_sets.load(data)
-    check_network(name, model, known, trains=False)
-    test = known.test
-    evaluation = run(model.eval(), test)
+    check_network(name, model, known, trains=False, device=chosen)
+    with chosen.computing("--device cpu"):
+        test = moved(data, known.test, chosen)
+        evaluation = run(model.eval().to(chosen.place), test)
     record = {
         "file": str(source),
         "file_bytes": source.stat().st_size,
         "network": name,
         "data": data,
         "images": len(test),
+        "device": chosen.words,
         "error_percent": evaluation.error_percent,
         "predictions_sha256": evaluation.predictions_sha256,
     }
@@ -50,5 +58,5 @@ def evaluate(
     else:
         say(
             f"{name} in {record['file_bytes']:,} bytes: {evaluation.error_percent:.2f} % error on "
-            f"{len(test):,} {test.kind} of {data}"
+            f"{len(test):,} {test.kind} of {data}" + (f", on {chosen.words}" if chosen.card else "")
         )

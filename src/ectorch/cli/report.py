@@ -12,7 +12,9 @@ from ectorch.errors import ConfigError
 
 
 def report(
-    results: Annotated[Path, typer.Argument(help="folder of a run, of runs, or of results.json")],
+    results: Annotated[
+        list[Path], typer.Argument(help="folders of a run, of runs, or of results.json")
+    ],
     out: Annotated[Path, typer.Option(help="what to write")] = Path("report.html"),
     kind: Annotated[
         str | None, typer.Option("--format", help="html, md, png or svg; as --out ends if absent")
@@ -37,6 +39,6 @@ def report(
     elif kind not in WRITERS:
         raise ConfigError(f"--format {kind}: expected one of {', '.join(WRITERS)}")
     form = kind or out.suffix.removeprefix(".")
-    points = gather(results)
-    measure_baselines(results, points, say, {network, data})
-    say(f"report  {WRITERS[form](results, points, out)}")
+    points = gather(*results)
+    measure_baselines(points, say, {network, data})
+    say(f"report  {WRITERS[form](points, out)}")

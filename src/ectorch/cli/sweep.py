@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ectorch.cli.stop import stop_on_signal
-from ectorch.cli.terminal import say, tables
+from ectorch.cli.terminal import DeviceName, say, say_device, tables
 
 
 def sweep(
@@ -27,6 +27,7 @@ def sweep(
         str | None, typer.Option(help="another data set, or your own: module:loader")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder; runs/NAME-sweep if absent")] = None,
+    device: DeviceName = None,
     holdout: Annotated[
         int | None,
         typer.Option(
@@ -48,11 +49,12 @@ def sweep(
     from ectorch.report.progress import progress_bar
     from ectorch.report.tables import curve_table
 
-    given = {"holdout": holdout, "network": network, "data": data}
+    given = {"holdout": holdout, "network": network, "data": data, "device": device}
     chosen = read_recipe(recipe, {key: value for key, value in given.items() if value is not None})
     if holdout is None:
         chosen = with_holdout(chosen)
         say(f"holdout {chosen.holdout:,} training examples of {chosen.data}")
+    say_device(chosen.device)
     folder = out or Path("runs") / f"{chosen.name}-sweep"
     try:
         with stop_on_signal() as should_stop, progress_bar(tables) as show:
@@ -60,7 +62,7 @@ def sweep(
     except Interrupted:
         say(f"stopped; the same command goes on in {folder}")
         raise typer.Exit(130) from None
-    WRITERS["png"](folder, gather(folder), folder / "curve.png")
+    WRITERS["png"](gather(folder), folder / "curve.png")
     tables.print(curve_table(results))
     say(f"files   {folder}")
     say(f"picture {folder / 'curve.png'}")

@@ -22,6 +22,14 @@ def say(text: str) -> None:
     tables.print(Text(printable(text)), soft_wrap=True)
 
 
+def say_device(name: str) -> None:
+    """Which device a recipe's "auto" is here; nothing where the recipe says it."""
+    from ectorch.experiments.device import AUTO, find_device
+
+    if name == AUTO:
+        say(f"device  {find_device(name).words}")
+
+
 def readable(path: Path) -> Path:
     """``path``, which is a file that can be read: a FIFO would be waited for.
 
@@ -47,5 +55,8 @@ def check_ending(path: Path, *endings: str) -> None:
 
 EctFile = Annotated[
     Path, typer.Argument(help="an .ect file", show_default=False, callback=readable)
+]
+DeviceName = Annotated[
+    str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N; the recipe's if absent")
 ]
 MaxDecoded = Annotated[int, typer.Option(help="refuse files that decode to more bytes than this")]

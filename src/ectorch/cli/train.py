@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ectorch.cli.stop import stop_on_signal
-from ectorch.cli.terminal import say, tables
+from ectorch.cli.terminal import DeviceName, say, say_device, tables
 
 
 def train(
@@ -26,6 +26,7 @@ def train(
         str | None, typer.Option(help="another data set, or your own: module:loader")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the run; runs/NAME if absent")] = None,
+    device: DeviceName = None,
     seed: Annotated[int | None, typer.Option(help="another seed than the recipe's")] = None,
     alpha: Annotated[float | None, typer.Option(help="another alpha than the recipe's")] = None,
     holdout: Annotated[int | None, typer.Option(help="training examples to choose with")] = None,
@@ -62,6 +63,7 @@ def train(
     given = {
         "network": network,
         "data": data,
+        "device": device,
         "seed": seed,
         "holdout": holdout,
         "constrain.alpha": alpha,
@@ -75,6 +77,8 @@ def train(
     chosen = read_recipe(recipe, changes)
     folder = out or Path("runs") / chosen.name
     had_ended, trained = (folder / RESULT_FILE).exists(), False
+    if not had_ended:
+        say_device(chosen.device)
     board: AbstractContextManager[TensorBoard | None]
     board = TensorBoard(tensorboard) if tensorboard else nullcontext()
     try:

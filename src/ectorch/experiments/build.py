@@ -14,6 +14,7 @@ from ectorch.arguments import shown
 from ectorch.constrain.config import Config
 from ectorch.errors import MismatchError, RecipeError, UnsupportedTensorError
 from ectorch.experiments import own
+from ectorch.experiments.device import CPU, Device
 from ectorch.experiments.inputs import arranged, values
 from ectorch.experiments.networks import NETWORKS
 from ectorch.experiments.split import DataSet
@@ -53,12 +54,18 @@ def make_network(name: str, key: str = "network") -> nn.Module:
 
 
 def check_network(
-    name: str, model: nn.Module, data: DataSet, key: str = "network", trains: bool = True
+    name: str,
+    model: nn.Module,
+    data: DataSet,
+    key: str = "network",
+    trains: bool = True,
+    device: Device = CPU,
 ) -> int:
     """Refuse a network that cannot take the data, by asking a copy of it.
 
     Args:
         trains: ask it in training mode, too.
+        device: where it is asked, and will run.
 
     Returns:
         how many logits it gives.
@@ -74,9 +81,12 @@ def check_network(
             f"{name} takes images of {shape}, those of {data.name} are {tuple(inputs.shape[1:])}"
         )
     given = f"{tuple(inputs.shape)} {str(inputs.dtype).removeprefix('torch.')} of {data.name}"
+    if device != CPU:
+        given += f" on {device.kind}"
     modes = ("train", "eval") if trains else ("eval",)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        trial = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=device.generators), torch.no_grad():
+        trial = copy.deepcopy(model).to(device.place)
+        inputs = inputs.to(device.place)
         for mode in modes:
             trial.train(mode == "train")
             with own.told(f"{key}: {name} in {mode} mode, given inputs {given},"):

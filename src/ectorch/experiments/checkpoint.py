@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ectorch.bitstream import write_atomic
 from ectorch.errors import FormatError, TrainingError
+from ectorch.experiments.device import CPU, Device
 from ectorch.experiments.files import load_checkpoint
 from ectorch.experiments.progress import State
 from ectorch.experiments.recipe import Recipe
@@ -27,13 +29,15 @@ class Checkpoint:
 
     Attributes:
         recipe: as a table.
-        threads: of torch; another number rounds otherwise.
+        threads: of torch.
         data_sha256: as in `DataSet`.
         shapes: of the network's tensors, by name, before anything was done to it.
         state: of the run, see `State`.
         model, optimizer, schedule, meter, control: state dicts; ``control`` is empty without a
             target.
         random: state of torch's generator.
+        places: where the run trained so far, one after the other, see `place_of`.
+        device_random: see `Device.random_state`.
     """
 
     recipe: dict[str, Any]
@@ -47,6 +51,8 @@ class Checkpoint:
     meter: Mapping[str, Any]
     control: dict[str, float]
     random: Tensor
+    places: list[str] = field(default_factory=list)
+    device_random: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def write(self, path: Path) -> None:
         """The file appears whole or not at all.
@@ -65,20 +71,20 @@ class Checkpoint:
         """The one in a file, of the very run that is to go on.
 
         Raises:
-            TrainingError: when it is damaged, or of another recipe, network, data or number of
-                threads.
+            TrainingError: when it is damaged, or of another recipe, network or data.
             OSError: when it cannot be read.
         """
         try:
             stored = load_checkpoint(path)
         except FormatError as error:
             raise TrainingError(f"{error}: delete it to begin anew") from error
-        if not isinstance(stored, dict) or stored.keys() != {f.name for f in fields(cls)}:
+        known = {f.name for f in fields(cls)}
+        needed = {f.name for f in fields(cls) if f.default_factory is MISSING}
+        if not isinstance(stored, dict) or not needed <= stored.keys() <= known:
             raise TrainingError(f"{path}: another version's checkpoint: delete it to begin anew")
         saved = cls(**stored)
+        saved.places = saved.places or [place_of(CPU, saved.threads)]  # of before there were others
         check_same_recipe(saved.recipe, recipe, path.parent)
-        if saved.threads != torch.get_num_threads():
-            raise TrainingError(f"{path} was made with {saved.threads} threads")
         if saved.shapes != shapes:
             raise TrainingError(
                 f"{path} is of another network: {recipe.network} has tensors of other names or "
@@ -98,3 +104,24 @@ class Checkpoint:
 def table_of(state: State, seconds: float) -> dict[str, Any]:
     """``state`` for a checkpoint, after so many seconds in all."""
     return asdict(state) | {"seconds": seconds}
+
+
+def place_of(device: Device, threads: int) -> str:
+    """What decides how sums round: as ``cpu, 2 threads``."""
+    return f"{device.words}, {threads} threads"
+
+
+def moved_on(places: list[str], here: str, path: Path) -> list[str]:
+    """``places`` and ``here``, with a warning where a run goes on elsewhere than it stopped.
+
+    Args:
+        path: of the checkpoint.
+    """
+    if places[-1] == here:
+        return places
+    warnings.warn(
+        f"{path}: trained on {places[-1]} up to here, and goes on on {here}: sums round otherwise "
+        "there, and the file may differ from that of an uninterrupted run",
+        stacklevel=5,
+    )
+    return [*places, here]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ectorch.experiments.build import check_network
+from ectorch.experiments.device import CPU, Device
 from ectorch.experiments.evaluation import autocast
 from ectorch.experiments.files import asked_for, read_network
 from ectorch.experiments.inputs import arranged
@@ -46,17 +48,21 @@ class Teacher:
     Args:
         precision: of a recipe, for the teacher's products.
         data: that it will be asked about.
+        device: where it is asked.
 
     Raises:
         RecipeError: when the file holds no network for such data.
     """
 
-    def __init__(self, how: Distill, precision: str, data: DataSet) -> None:
-        self._how, self._precision = how, precision
+    def __init__(self, how: Distill, precision: str, data: DataSet, device: Device = CPU) -> None:
+        self._how = how
+        self._autocast = partial(autocast, precision, device.kind)
         with asked_for("distill.teacher", Path(how.teacher)):
             name, model = read_network(Path(how.teacher), how.network, "distill.network")
-            self.classes = check_network(name, model, data, "distill.network", trains=False)
-        self._model = model.eval()
+            self.classes = check_network(
+                name, model, data, "distill.network", trains=False, device=device
+            )
+        self._model = model.eval().to(device.place)
 
     def mix(self, loss: Tensor, logits: Tensor, given: Tensor) -> Tensor:
         """``(1 - share) loss + share T^2 KL(teacher || network)``, both softened by T; nats.
@@ -67,7 +73,7 @@ class Teacher:
             given: (n, ...) inputs, as networks get them, that gave the logits.
         """
         how = self._how
-        with torch.no_grad(), autocast(self._precision):
+        with torch.no_grad(), self._autocast():
             taught = self._model(arranged(self._model, given)).float()
         divergence = F.kl_div(
             (logits / how.temperature).log_softmax(1),

@@ -14,6 +14,7 @@ from ectorch.experiments.inputs import arranged, values
 from ectorch.experiments.split import Split
 
 _BATCH = 100  # whose maps stay in a processor's cache
+_BATCH_AHEAD = 1000  # that keep a card busy
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,7 @@ class Evaluation:
         error_percent: share of wrong predictions.
         label_bits: bits of the split's labels given the network, ``-sum log2 p(label | input)``:
             the first part of the two-part MDL code.
-        predictions: (n,) int64.
+        predictions: (n,) int64, on the CPU.
     """
 
     error_percent: float
@@ -42,20 +43,26 @@ class Evaluation:
         return hashlib.sha256(kept.numpy().tobytes()).hexdigest()
 
 
-def autocast(precision: str) -> torch.autocast:
-    """The context in which a network of a recipe of that ``precision`` trains."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+def autocast(precision: str, kind: str = "cpu") -> torch.autocast:
+    """The context in which a network of a recipe of that ``precision`` trains.
+
+    Args:
+        kind: of the device, see `Device`.
+    """
+    return torch.autocast(kind, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, split: Split) -> Evaluation:
-    """Evaluate in the mode (train or eval) that ``model`` is in."""
-    predictions, nats = [], 0.0
-    for start in range(0, len(split), _BATCH):
-        batch = split[start : start + _BATCH]
+    """Evaluate in the mode (train or eval) that ``model`` is in, on the device of both."""
+    predictions = []
+    nats = torch.zeros((), dtype=torch.float64, device=split.labels.device)
+    size = _BATCH if nats.device.type == "cpu" else _BATCH_AHEAD
+    for start in range(0, len(split), size):
+        batch = split[start : start + size]
         logits = model(arranged(model, values(batch.inputs)))
         predictions.append(logits.argmax(1))
-        nats += F.cross_entropy(logits.double(), batch.labels, reduction="sum").item()
+        nats += F.cross_entropy(logits.double(), batch.labels, reduction="sum")
     predicted = torch.cat(predictions)
     wrong = int((predicted != split.labels).sum())
-    return Evaluation(100 * wrong / len(split), nats / math.log(2), predicted)
+    return Evaluation(100 * wrong / len(split), nats.item() / math.log(2), predicted.cpu())

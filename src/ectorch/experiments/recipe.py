@@ -17,6 +17,7 @@ from ectorch.constrain.config import Config
 from ectorch.errors import ConfigError, RecipeError
 from ectorch.experiments.augment import Augment
 from ectorch.experiments.data import DATA_SETS
+from ectorch.experiments.device import check_device
 from ectorch.experiments.distill import Distill
 from ectorch.experiments.networks import NETWORKS
 from ectorch.experiments.own import check_known
@@ -113,7 +114,7 @@ class ConstrainStage(Stage):
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment, whole: the same recipe and seed give the same file.
+    """One experiment, whole: on one device the same recipe and seed give the same file.
 
     Attributes:
         network: one of `NETWORKS`, or a user's own function that makes one, as
@@ -123,6 +124,8 @@ class Recipe:
         start: file (.ect or .safetensors, from the folder where the command runs) of the network to
             start from; empty for random values.
         threads: of torch; part of the recipe, since results differ between thread counts.
+        device: "cpu", "cuda", "cuda:1" and so on, or "auto" for CUDA where it is there, else the
+            CPU. Results differ between devices, as between thread counts.
         holdout: training examples kept out of training and used for choosing; 0 trains on all.
         pretrain: float training.
         reduce: an earlier constrained training, for the two roads of the paper: with ``lengths``
@@ -163,6 +166,7 @@ class Recipe:
     target_error: _Positive | None = None
     norm_levels: Annotated[int, Field(ge=3, lt=1 << 16)] = 129
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
+    device: str = "cpu"
     precision: Literal["float32", "bfloat16"] = "float32"
     holdout: _Count = 0
 
@@ -217,6 +221,7 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
         raise RecipeError(_unknown_keys(error) or first_error(error)) from error
     check_known("network", recipe.network, NETWORKS)
     check_known("data", recipe.data, DATA_SETS)
+    check_device(recipe.device)
     if recipe.distill.network:
         check_known("distill.network", recipe.distill.network, NETWORKS)
     if len(given := recipe.targets()) > 1:

@@ -36,6 +36,8 @@ class _Recipe(Record):
 class _Machine(Record):
     processor: str
     threads: _Count
+    device: str = "cpu"
+    card: str = ""
 
 
 class Measured(Record):
@@ -60,6 +62,7 @@ class Reported(Measured):
     recipe: _Recipe
     versions: dict[str, str] = {}
     machine: _Machine | None = None
+    devices: list[str] = []
 
 
 class Finished(Reported):

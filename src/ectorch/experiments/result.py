@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from ectorch.bitstream import write_atomic
 from ectorch.errors import MismatchError, RecipeError, TrainingError
 from ectorch.experiments.build import make_network
 from ectorch.experiments.collapse import collapse
+from ectorch.experiments.device import CPU, Device
 from ectorch.experiments.evaluation import autocast, evaluate
 from ectorch.experiments.recipe import Recipe, parse_recipe, under_present_keys
 from ectorch.experiments.record import Finished, read_record
@@ -27,11 +30,15 @@ MODEL_FILE = "model.ect"
 RESULT_FILE = "result.json"
 LOG_FILE = "log.jsonl"
 FLOAT_FILE = "float.safetensors"
+SWEEP_FILE = "sweep.json"
 _SKIPPED_WITHOUT_EPOCHS = ("pretrain", "reduce", "finetune")
+_WHERE = ("device", "threads")
+_COMPARED_AHEAD = 1000  # examples on the CPU, where equal networks predict the same
 _LOGGED = ("evaluated_on", "file_bytes", "decoded_error_percent", "seed")
 
 
 def check_same_recipe(stored: dict[str, Any], recipe: Recipe, out: Path) -> None:
+    """Refuse a run of another recipe; where it trains, and on how many threads, may differ."""
     mine = json.loads(json.dumps(recipe.as_dict()))
     try:  # a recipe of before a key existed has its default
         stored = json.loads(json.dumps(parse_recipe(under_present_keys(stored)).as_dict()))
@@ -40,7 +47,9 @@ def check_same_recipe(stored: dict[str, Any], recipe: Recipe, out: Path) -> None
     different = [
         key
         for key in mine
-        if stored.get(key) != mine[key] and not _is_skipped(key, stored.get(key), mine[key])
+        if key not in _WHERE
+        and stored.get(key) != mine[key]
+        and not _is_skipped(key, stored.get(key), mine[key])
     ]
     if different:
         raise TrainingError(
@@ -57,12 +66,38 @@ def _is_skipped(key: str, *values: Any) -> bool:
 
 
 def finished(recipe: Recipe, out: Path) -> dict[str, Any] | None:
+    """What the run in ``out`` came to, if it has ended.
+
+    Raises:
+        TrainingError: when it is of another recipe, or a sweep lies there.
+        DataError: when the file is no result.
+    """
+    if (out / SWEEP_FILE).exists():
+        raise TrainingError(f"{out} holds a sweep, and no training: choose another --out")
     path = out / RESULT_FILE
     if not path.exists():
         return None
     result = read_record(path, Finished)
     check_same_recipe(result["recipe"], recipe, out)
+    _tell_where(result, recipe, out)
     return result
+
+
+def _tell_where(result: dict[str, Any], recipe: Recipe, out: Path) -> None:
+    """Warn of a run that has ended elsewhere than is asked for now."""
+    machine = result.get("machine")
+    if not machine:
+        return
+    kind, threads = machine.get("device", CPU.kind), machine["threads"]
+    asked = recipe.device.partition(":")[0]
+    if asked in ("auto", kind) and threads == recipe.threads:
+        return
+    warnings.warn(
+        f"{out}: this run ended on {kind}, {threads} threads, and is not trained again on "
+        f"{recipe.device}, {recipe.threads} threads, whose file may differ: for that choose "
+        "another --out",
+        stacklevel=4,
+    )
 
 
 def finish(
@@ -74,14 +109,18 @@ def finish(
     epochs: list[dict[str, Any]],
     estimate_bytes: float,
     seconds: float,
+    device: Device = CPU,
+    places: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write ``model``, read it back, compare bits, evaluate the decoded one.
 
     Args:
-        model: finalized.
+        model: finalized; ends on the CPU.
         unseen: the test set; or what the recipe holds out to choose with,
             so that choosing never sees the test set.
         estimate_bytes: live size of the network before it was finalized.
+        device: where ``unseen`` and ``trained`` are, and networks are evaluated.
+        places: where the run trained, one after the other.
 
     Returns:
         the result, which is on disk with the log of ``epochs`` and of this one evaluation.
@@ -89,13 +128,19 @@ def finish(
     path = out / MODEL_FILE
     save_file(model, path)
     decoded = load_model(make_network(recipe.network), path).eval()
+    model = model.cpu()
     _check_equal_bits(model.state_dict(), decoded.state_dict(), path)
-    test = evaluate(decoded, unseen)
-    if not torch.equal(evaluate(model, unseen).predictions, test.predictions):
+    compared = unseen[:_COMPARED_AHEAD].to(CPU.place) if device.runs_ahead else unseen
+    there = evaluate(decoded, compared)
+    if not torch.equal(evaluate(model, compared).predictions, there.predictions):
         raise MismatchError(f"{path}: the decoded network predicts something else")
+    decoded = decoded.to(device.place)
+    test = evaluate(decoded, unseen) if device.runs_ahead else there
     before = make_network(recipe.network).eval()
     before.load_state_dict(safetensors.torch.load_file(out / FLOAT_FILE))
-    with autocast(recipe.precision):  # of many examples, and no decision hangs on a last bit
+    before = before.to(device.place)
+    # of many examples, and no decision hangs on a last bit
+    with autocast(recipe.precision, device.kind):
         labels_bits = evaluate(decoded, trained).label_bits
     tensors = model.state_dict().values()
     classes = len(set(unseen.labels.tolist()))
@@ -126,7 +171,13 @@ def finish(
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
+        "machine": {
+            "processor": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "device": device.kind,
+            **({"card": device.card} if device.card else {}),
+        },
+        "devices": [*places],
         "recipe": recipe.as_dict(),
     }
     evaluation = {key: result[key] for key in _LOGGED}

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ectorch.errors import RecipeError
+from ectorch.errors import DataError, RecipeError
+from ectorch.experiments.device import Device
 
 _HOLDOUT_SEED = 1234  # the same examples whatever a recipe's seed
 _IMAGE_DIMENSIONS = 4
@@ -29,6 +30,10 @@ class Split:
 
     def __getitem__(self, index: Tensor | slice) -> Split:
         return Split(self.inputs[index], self.labels[index])
+
+    def to(self, place: torch.device) -> Split:
+        """The same on a device: inputs whole, in the dtype they have."""
+        return Split(self.inputs.to(place), self.labels.to(place))
 
     @property
     def kind(self) -> str:
@@ -79,3 +84,22 @@ def check_holdout(data: DataSet, count: int) -> None:
             f"holdout = {count:,}: {data.name} has {len(data.train):,} training {data.train.kind}, "
             f"of which a sixth can be held out: expected {most:,} at most"
         )
+
+
+def moved(name: str, split: Split, device: Device) -> Split:
+    """A split on a device, whole: batches are taken from it there.
+
+    Args:
+        name: of the data set.
+
+    Raises:
+        DataError: when it does not fit.
+    """
+    try:
+        return split.to(device.place)
+    except torch.OutOfMemoryError as error:
+        size = split.inputs.nbytes + split.labels.nbytes
+        raise DataError(
+            f"{name}: {len(split):,} {split.kind} take {size:,} bytes, which {device.words} has no "
+            "room for, and examples lie there all at once: --device cpu, or a smaller data set"
+        ) from error

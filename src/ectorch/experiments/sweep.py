@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ectorch.bitstream import write_atomic
-from ectorch.errors import ConfigError, RecipeError
+from ectorch.errors import ConfigError, RecipeError, TrainingError
 from ectorch.experiments import data as data_sets
+from ectorch.experiments.checkpoint import CHECKPOINT_FILE
 from ectorch.experiments.progress import Progress
 from ectorch.experiments.recipe import Recipe
-from ectorch.experiments.result import FLOAT_FILE, MODEL_FILE
+from ectorch.experiments.result import FLOAT_FILE, MODEL_FILE, RESULT_FILE, SWEEP_FILE
 from ectorch.experiments.split import most_held_out
 from ectorch.experiments.training import train
 
-SWEEP_FILE = "sweep.json"
 _HELD_OUT = 5000
 _SHARE = 0.25  # of the recipe's constrained epochs, for each point but the first
 
@@ -43,10 +43,15 @@ def sweep(
 
     Raises:
         ConfigError: for fewer than two points, a span of 1 or less, or a recipe with a target.
-        TrainingError, DataError, RecipeError, Interrupted: as `train`.
+        TrainingError: when ``out`` is the folder of a training; and as `train`.
+        DataError, RecipeError, Interrupted: as `train`.
     """
     if points < 2 or not 1 < span < math.inf:
         raise ConfigError(f"{points} points that span {span}: expected 2 and more than 1 at least")
+    if not (out / SWEEP_FILE).exists() and any(
+        (out / name).exists() for name in (RESULT_FILE, CHECKPOINT_FILE)
+    ):
+        raise TrainingError(f"{out} holds a training, and no sweep: choose another --out")
     results: list[dict[str, Any]] = []
     start, float_file = "", None
     for at in range(points):

@@ -21,16 +21,24 @@ from ectorch.errors import DivergedError, RecipeError, TrainingError
 from ectorch.experiments import data as data_sets
 from ectorch.experiments.augment import augment, check_augment
 from ectorch.experiments.build import check_network, check_prepares, make_network
-from ectorch.experiments.checkpoint import CHECKPOINT_FILE, Checkpoint, table_of
+from ectorch.experiments.checkpoint import (
+    CHECKPOINT_FILE,
+    Checkpoint,
+    moved_on,
+    place_of,
+    table_of,
+)
+from ectorch.experiments.device import Device, check_precision, find_device
 from ectorch.experiments.distill import Teacher
 from ectorch.experiments.evaluation import autocast
 from ectorch.experiments.files import asked_for, load_into
 from ectorch.experiments.inputs import arranged, values
+from ectorch.experiments.losses import Losses
 from ectorch.experiments.monitor import Monitor
 from ectorch.experiments.progress import STAGES, Interrupted, Progress, State
 from ectorch.experiments.recipe import ConstrainStage, Recipe, Stage
 from ectorch.experiments.result import FLOAT_FILE, finish, finished
-from ectorch.experiments.schedule import Order, make_optimizer, make_schedule
+from ectorch.experiments.schedule import Order, make_optimizer, make_schedule, restore_optimizer
 from ectorch.experiments.split import DataSet, Split, check_holdout
 from ectorch.experiments.target import SizeTarget
 from ectorch.rewrite.norms import restore_norms
@@ -62,13 +70,15 @@ def train(
         what ``result.json`` holds.
 
     Raises:
-        DataError: when the data cannot be had.
-        RecipeError: when the network, or the one to start from, cannot be had, or cannot take the
-            data; or when no file of it can have the size that is asked for: what sizes can be had;
-            or when an error is asked for, or more is to be held out than there is room for.
+        DataError: when the data cannot be had, or do not fit on the device.
+        RecipeError: when the device is not there; when the network, or the one to start from,
+            cannot be had, or cannot take the data; or when no file of it can have the size that is
+            asked for: what sizes can be had; or when an error is asked for, or more is to be held
+            out than there is room for.
         ConfigError, UnsupportedLayerError: when a stage cannot constrain the network.
         MismatchError: when a network of ours cannot take images of that shape.
-        TrainingError: when the loss is not finite, or ``out`` holds a run of another recipe.
+        TrainingError: when the loss is not finite, or the device has too little memory, or ``out``
+            holds a run of another recipe.
         Interrupted: when ``should_stop`` said so.
     """
     if recipe.target_error:
@@ -76,6 +86,8 @@ def train(
     result = finished(recipe, out)
     if result is not None:
         return result
+    device = find_device(recipe.device)
+    check_precision(recipe.precision, device)
     torch.set_num_threads(recipe.threads)
     if torch.get_num_threads() != recipe.threads:
         raise TrainingError(f"{torch.get_num_threads()} threads, the recipe asks {recipe.threads}")
@@ -84,8 +96,15 @@ def train(
     check_augment(recipe.augment, data.train.inputs)
     torch.manual_seed(recipe.seed)
     model = make_network(recipe.network)
-    classes = check_network(recipe.network, model, data)
-    run = _Run(recipe, data, model, out, on_progress, should_stop, float_file)
+    classes = check_network(recipe.network, model, data, device=device)
+    batches = ", ".join(f"{name}.batch" for name in STAGES if getattr(recipe, name).epochs)
+    with device.computing(f"smaller batches ({batches}), or --device cpu"):
+        run = _Run(recipe, data, model, device, out, on_progress, should_stop, float_file)
+        return _run_to_end(run, classes)
+
+
+def _run_to_end(run: _Run, classes: int) -> dict[str, Any]:
+    recipe, out = run.recipe, run.out
     if run.teacher and run.teacher.classes != classes:
         raise RecipeError(
             f"distill.teacher: {recipe.distill.teacher}: gives {run.teacher.classes} logits, "
@@ -96,8 +115,11 @@ def train(
         warnings.filterwarnings("ignore", ".* has no nonzero left")  # `Progress` has its own word
         run.go()
     monitor, epochs = run.monitor, run.state.epochs
-    unseen, size = monitor.unseen(data), run.estimate_bytes
-    result = finish(recipe, run.model, unseen, monitor.trained, out, epochs, size, run.seconds())
+    unseen, size = monitor.unseen(run.data), run.estimate_bytes
+    result = finish(
+        *(recipe, run.model, unseen, monitor.trained, out, epochs, size, run.seconds()),
+        *(run.device, run.places),
+    )
     run.checkpoint.unlink(missing_ok=True)
     return result
 
@@ -106,7 +128,7 @@ class _Run:
     """A training in progress: what a checkpoint saves and restores, and what it needs to go on.
 
     Args:
-        model: new, on which nothing was done yet.
+        model: new, on which nothing was done yet, on the CPU.
     """
 
     def __init__(
@@ -114,6 +136,7 @@ class _Run:
         recipe: Recipe,
         data: DataSet,
         model: nn.Module,
+        device: Device,
         out: Path,
         on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
@@ -121,15 +144,17 @@ class _Run:
     ) -> None:
         self.recipe, self.data, self.out, self.float_file = recipe, data, out, float_file
         self.on_progress, self.should_stop = on_progress, should_stop
-        self.model, self.state = model, State()
+        self.device, self.places = device, [place_of(device, recipe.threads)]
+        self.model, self.state = model.to(device.place), State()
+        self.losses = Losses(device)
         self.shapes = {name: [*tensor.shape] for name, tensor in model.state_dict().items()}
-        self.monitor = Monitor(recipe, data, model)
-        self.order = Order(recipe.seed, len(self.monitor.trained))
+        self.monitor = Monitor(recipe, data, model, device)
+        self.order = Order(recipe.seed, len(self.monitor.trained), device.place)
         self.optimizer: torch.optim.Optimizer | None = None
         self.schedule: LRScheduler
         self.teacher: Teacher | None = None
         if recipe.distill.teacher:
-            self.teacher = Teacher(recipe.distill, recipe.precision, data)
+            self.teacher = Teacher(recipe.distill, recipe.precision, data, device)
         for stage in (getattr(recipe, name) for name in STAGES):
             self._check(stage)
         final = partial(finalize, norm_levels=recipe.norm_levels, forward_only=True)
@@ -188,7 +213,7 @@ class _Run:
         else:  # of tied tensors each has its own copy
             contiguous = torch.contiguous_format
             tensors = {
-                name: tensor.clone(memory_format=contiguous)
+                name: tensor.cpu().clone(memory_format=contiguous)
                 for name, tensor in self.model.state_dict().items()
             }
             data = safetensors.torch.save(tensors)
@@ -214,7 +239,7 @@ class _Run:
 
     def _make_optimizer(self) -> None:
         stage = self.stage
-        self.optimizer = make_optimizer(self.model, stage)
+        self.optimizer = make_optimizer(self.model, stage, self.device)
         steps = stage.epochs * self._batches(stage)
         self.schedule = make_schedule(self.optimizer, stage, steps)
 
@@ -223,14 +248,19 @@ class _Run:
         batches = self._batches(stage)
         steps = stage.epochs * batches
         saved = time.monotonic()
+        self.losses.begin(state)
         while state.step < steps:
             epoch, batch = divmod(state.step, batches)
             if batch == 0:
                 state.loss_sum, state.loss_steps = 0.0, 0
+                self.losses.begin(state)
             chosen = self.order.batch(state.stage, epoch, batch, stage.batch)
             self._step(self.monitor.trained[chosen], state.step / steps)
             state.step += 1
-            if state.step % batches == 0:
+            ends = state.step % batches == 0
+            if ends or self.losses.is_due(state):
+                self._read_losses()
+            if ends:
                 state.epochs.append(self.monitor.record(self.model, state, epoch + 1, self.meter))
                 # what a fold into a bias on a grid rounds, the epochs that follow mend
                 if (
@@ -252,37 +282,47 @@ class _Run:
         assert optimizer is not None
         self.model.train()
         given = augment(values(batch.inputs), self.recipe.augment)
-        with autocast(self.recipe.precision):
+        with autocast(self.recipe.precision, self.device.kind):
             logits = self.model(arranged(self.model, given)).float()
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=stage.label_smoothing)
         if self.teacher:
             loss = self.teacher.mix(loss, logits, given)
         objective = loss
         if isinstance(stage, ConstrainStage):
-            if self.target and stage is self.recipe.constrain:
-                self.state.alpha = self.target.alpha(self.model, self.state.step)
-            else:
-                factor = ramp(progress, stage.rise, stage.peak, stage.fall)
-                self.state.alpha = stage.alpha * factor
             refresh = self.state.step % stage.refresh == 0
             count = len(self.monitor.trained)
             try:
+                if self.target and stage is self.recipe.constrain:
+                    self.state.alpha = self.target.alpha(self.model, self.state.step)
+                else:
+                    factor = ramp(progress, stage.rise, stage.peak, stage.fall)
+                    self.state.alpha = stage.alpha * factor
                 objective = loss + penalty(self.model, self.state.alpha, count, refresh)
             except DivergedError as error:
                 raise self._diverged(str(error)) from error
-        value = objective.item()
-        if not math.isfinite(value):
-            raise self._diverged(f"the loss is {value}")
+        if not self.device.runs_ahead:
+            self._check_finite(objective.item())
         optimizer.zero_grad()
         objective.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         self.schedule.step()
-        self.state.loss_sum += loss.item()
-        self.state.loss_steps += 1
+        self.losses.add(loss, objective, self.state)
 
-    def _diverged(self, what: str) -> TrainingError:
-        step = f"{STAGES[self.state.stage]} step {self.state.step}"
-        return TrainingError(f"{step}: {what}; lower lr ({self.stage.lr})")
+    def _read_losses(self) -> None:
+        """Bring the state up to date, where that waits for the device."""
+        first = self.state.step - self.losses.unread
+        self._check_finite(self.losses.read(self.state), first)
+
+    def _check_finite(self, objective: float, first: int | None = None) -> None:
+        if not math.isfinite(objective):
+            raise self._diverged(f"the loss is {objective}", first)
+
+    def _diverged(self, what: str, first: int | None = None) -> TrainingError:
+        """In the present step, or in one of those from ``first`` on that have ended."""
+        last = self.state.step if first is None else self.state.step - 1
+        steps = f"step {last}" if first in (None, last) else f"steps {first} to {last}"
+        stage = STAGES[self.state.stage]
+        return TrainingError(f"{stage} {steps}: {what}; lower lr ({self.stage.lr})")
 
     def seconds(self) -> float:
         """Seconds of training, over all resumptions."""
@@ -290,6 +330,7 @@ class _Run:
 
     def _save(self) -> None:
         assert self.optimizer is not None
+        self._read_losses()
         Checkpoint(
             recipe=self.recipe.as_dict(),
             threads=torch.get_num_threads(),
@@ -302,6 +343,8 @@ class _Run:
             meter=self.meter.state_dict(),
             control=self.target.control.state_dict() if self.target else {},
             random=torch.get_rng_state(),
+            places=self.places,
+            device_random=self.device.random_state(),
         ).write(self.checkpoint)
 
     def _restore(self) -> None:
@@ -314,9 +357,11 @@ class _Run:
         self.model.load_state_dict(saved.model)
         self._make_optimizer()
         assert self.optimizer is not None
-        self.optimizer.load_state_dict(saved.optimizer)
+        restore_optimizer(self.optimizer, saved.optimizer)
         self.schedule.load_state_dict(saved.schedule)
         torch.set_rng_state(saved.random)
+        self.device.set_random_state(saved.device_random)
+        self.places = moved_on(saved.places, self.places[0], self.checkpoint)
         self.meter.load_state_dict(saved.meter)
         if self.target:
             self.target.control.load_state_dict(saved.control)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ class Run:
         model: the file; it may be missing.
         log: a record an epoch; empty where none was kept.
         before: the float network, where it was kept.
+        root: the folder that was asked for.
     """
 
     curve: str
@@ -37,6 +38,7 @@ class Run:
     model: Path
     log: list[dict[str, Any]] = field(default_factory=list)
     before: Path | None = None
+    root: Path = Path()
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,31 @@ class Point:
         return list(dict.fromkeys(commit[:10] for commit in told if commit))
 
 
-def gather(folder: Path) -> list[Point]:
+def gather(*folders: Path) -> list[Point]:
     """The points of a run's folder, of a folder of runs, or of one with a ``results.json``.
+
+    Of several such folders the curves of each bear its name, or its path where names are alike: a
+    folder is read once, and runs of two make no curve together.
 
     Raises:
         DataError: when there is none, or a file is no result.
     """
+    once = [*{folder.resolve(): folder for folder in folders}.values()]
+    runs = [run for folder in once for run in _runs_in(folder)]
+    if len(once) > 1:
+        names = [folder.resolve().name for folder in once]
+        alike = len({*names}) < len(names)
+        told = dict(zip(once, once if alike else names, strict=True))
+        runs = [replace(run, curve=f"{told[run.root]}: {run.curve}") for run in runs]
+    return [Point(own) for own in _grouped(runs, lambda run: (run.root, run.curve, run.point))]
+
+
+def roots(points: Iterable[Point]) -> list[Path]:
+    """The folders that were asked for, each once."""
+    return [*dict.fromkeys(run.root for point in points for run in point.runs)]
+
+
+def _runs_in(folder: Path) -> list[Run]:
     if (folder / RESULT_FILE).exists():
         runs = [_run(folder, folder, "")]
     elif (folder / POINTS_FILE).exists():
@@ -96,7 +117,7 @@ def gather(folder: Path) -> list[Point]:
         raise DataError(
             f"{folder}: neither {RESULT_FILE} nor {POINTS_FILE}, here or a folder below"
         )
-    return [Point(own) for own in _grouped(runs, lambda run: (run.curve, run.point))]
+    return runs
 
 
 def tasks_of(points: Sequence[Point]) -> list[list[Point]]:
@@ -121,7 +142,7 @@ def _run(root: Path, folder: Path, point: str) -> Run:
     before = inside(root, folder / FLOAT_FILE)
     model = inside(root, folder / MODEL_FILE)
     kept = before if before.exists() else None
-    return Run(result["name"], point, alpha | result, model, records, kept)
+    return Run(result["name"], point, alpha | result, model, records, kept, root)
 
 
 def _kept_runs(folder: Path) -> list[Run]:
@@ -134,7 +155,8 @@ def _kept_runs(folder: Path) -> list[Run]:
             name = f"{point['curve']}-{point['name']}-seed-{result['seed']}"
             path = inside(folder, folder / f"{name}.ect")
             records = _records(inside(folder, folder / f"{name}.jsonl"))
-            runs.append(Run(point["curve"], point["name"], shared | result, path, records))
+            run = Run(point["curve"], point["name"], shared | result, path, records, root=folder)
+            runs.append(run)
     return runs
 
 

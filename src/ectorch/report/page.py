@@ -16,7 +16,7 @@ from ectorch.bitstream.file.index import Entry
 from ectorch.experiments.baselines import add_baselines, read_baselines
 from ectorch.experiments.own import is_own
 from ectorch.report import figures
-from ectorch.report.gather import ERROR, Point, front, tasks_of
+from ectorch.report.gather import ERROR, Point, front, roots, tasks_of
 from ectorch.report.matrices import float_tensors, largest_matrices
 from ectorch.report.tables import Summary, summary
 from ectorch.report.text import as_markdown, markdown_table, printable
@@ -25,8 +25,8 @@ _Row = dict[str, Any]
 COLUMNS = ("point", "alpha", "runs", "bytes", "ratio", "error, %", "float, %", "minutes")
 
 
-def page(folder: Path, points: Sequence[Point]) -> str:
-    """The page of the ``points`` that lie in ``folder``.
+def page(points: Sequence[Point]) -> str:
+    """The page of ``points``.
 
     Raises:
         FormatError: when a file of them is damaged.
@@ -36,13 +36,13 @@ def page(folder: Path, points: Sequence[Point]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     ).from_string((files("ectorch.report") / "page.html.jinja").read_text())
     return template.render(
-        title=printable(f"Results in {folder.resolve().name}"),
-        tasks=[_task(at, own, folder) for at, own in enumerate(tasks_of(points))],
-        environment=_environment(folder, points),
+        title=printable(f"Results in {', '.join(root.resolve().name for root in roots(points))}"),
+        tasks=[_task(at, own) for at, own in enumerate(tasks_of(points))],
+        environment=_environment(points),
     )
 
 
-def markdown(folder: Path, points: Sequence[Point]) -> str:
+def markdown(points: Sequence[Point]) -> str:
     """The tables of the page for a README."""
     parts = []
     for own in tasks_of(points):
@@ -52,19 +52,18 @@ def markdown(folder: Path, points: Sequence[Point]) -> str:
             _markdown_table(COLUMNS, _point_rows(own)),
             "",
         ]
-        baselines = _baseline_rows(read_baselines(folder, own[0].task))
+        baselines = _baseline_rows(_baselines(own))
         if baselines:
             parts += [_markdown_table(("stored as", "bytes", "ratio", "error, %"), baselines), ""]
-    return "\n".join([*parts, as_markdown(_environment(folder, points)), ""])
+    return "\n".join([*parts, as_markdown(_environment(points)), ""])
 
 
 def measure_baselines(
-    folder: Path,
     points: Sequence[Point],
     say: Callable[[str], object],
     trusted: Collection[str] = (),
 ) -> None:
-    """Measure, once, other ways to store the float networks that lie with the runs.
+    """Measure other ways to store the float networks that lie with the runs, once, and keep that.
 
     Args:
         trusted: names of a user's own networks and loaders that may be run: results may be a
@@ -72,9 +71,12 @@ def measure_baselines(
     """
     for own in tasks_of(points):
         kept = [
-            (run.result["recipe"], run.before) for point in own for run in point.runs if run.before
+            (run.root, run.result["recipe"], run.before)
+            for point in own
+            for run in point.runs
+            if run.before
         ]
-        if not kept or read_baselines(folder, own[0].task):
+        if not kept or _baselines(own):
             continue
         network, data, _ = own[0].task
         if any(is_own(name) and name not in trusted for name in (network, data)):
@@ -84,32 +86,33 @@ def measure_baselines(
             )
             continue
         say(f"measuring other ways to store the float network of {_title(own)}")
-        add_baselines(folder, own[0].task, *kept[0])
+        root, recipe, before = kept[0]
+        add_baselines(root, own[0].task, recipe, before)
 
 
-def _write_pictures(form: str, folder: Path, points: Sequence[Point], out: Path) -> str:
+def _write_pictures(form: str, points: Sequence[Point], out: Path) -> str:
     """A picture a task: of several, each has its number before the suffix."""
     tasks = tasks_of(points)
     paths = []
     for at, own in enumerate(tasks):
         name = out.name if len(tasks) == 1 else f"{out.stem}-{at + 1}{out.suffix}"
-        baselines = read_baselines(folder, own[0].task)
+        baselines = _baselines(own)
         figures.curve_picture("curve", own, baselines).save(out.with_name(name), form)
         paths.append(str(out.with_name(name)))
     return ", ".join(paths)
 
 
 def _write_text(
-    make: Callable[[Path, Sequence[Point]], str],
-) -> Callable[[Path, Sequence[Point], Path], str]:
-    def write(folder: Path, points: Sequence[Point], out: Path) -> str:
-        write_atomic(out, make(folder, points).encode())
+    make: Callable[[Sequence[Point]], str],
+) -> Callable[[Sequence[Point], Path], str]:
+    def write(points: Sequence[Point], out: Path) -> str:
+        write_atomic(out, make(points).encode())
         return str(out)
 
     return write
 
 
-WRITERS: dict[str, Callable[[Path, Sequence[Point], Path], str]] = {
+WRITERS: dict[str, Callable[[Sequence[Point], Path], str]] = {
     "html": _write_text(page),
     "md": _write_text(markdown),
     "png": partial(_write_pictures, "png"),
@@ -117,8 +120,8 @@ WRITERS: dict[str, Callable[[Path, Sequence[Point], Path], str]] = {
 }
 
 
-def _task(at: int, points: Sequence[Point], folder: Path) -> dict[str, Any]:
-    baselines = read_baselines(folder, points[0].task)
+def _task(at: int, points: Sequence[Point]) -> dict[str, Any]:
+    baselines = _baselines(points)
     return {
         "title": _title(points),
         "curve": Markup(figures.curve_picture(f"task-{at}", points, baselines).svg()),
@@ -129,6 +132,12 @@ def _task(at: int, points: Sequence[Point], folder: Path) -> dict[str, Any]:
             _file(f"task-{at}-file-{number}", point) for number, point in enumerate(front(points))
         ],
     }
+
+
+def _baselines(points: Sequence[Point]) -> list[dict[str, Any]]:
+    """Those of the task of ``points``, of the first of their folders that has any."""
+    found = (read_baselines(root, points[0].task) for root in roots(points))
+    return next(filter(None, found), [])
 
 
 def _title(points: Sequence[Point]) -> str:
@@ -233,7 +242,7 @@ def _markdown_table(columns: Collection[str], rows: Iterable[_Row]) -> str:
     return markdown_table(columns, cells)
 
 
-def _environment(folder: Path, points: Sequence[Point]) -> str:
+def _environment(points: Sequence[Point]) -> str:
     """Versions, machines and commits of the runs, and of other ways to store, each once."""
     said = dict[str, None]()
     for run in (run for point in points for run in point.runs):
@@ -242,10 +251,14 @@ def _environment(folder: Path, points: Sequence[Point]) -> str:
         words = [f"{name} {version}" for name, version in versions.items()]
         if machine:
             words.append(f"{machine['processor']}, {machine['threads']} threads")
+            if machine.get("device", "cpu") != "cpu":
+                words.append(" ".join(filter(None, (machine["device"], machine.get("card")))))
+        if len(places := run.result.get("devices", [])) > 1:
+            words.append(f"trained on {', then '.join(places)}")
         said[", ".join(words)] = None
     commits = dict.fromkeys(commit for point in points for commit in point.commits)
     for own in tasks_of(points):
-        rows = read_baselines(folder, own[0].task)
+        rows = _baselines(own)
         commits |= dict.fromkeys(row["commit"][:10] for row in rows if row.get("commit"))
     if commits:
         said[f"commit {', '.join(commits)}"] = None
