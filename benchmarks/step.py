@@ -3,11 +3,15 @@
     python benchmarks/step.py
     python benchmarks/step.py --networks vgg-like --configs "bracket nearest" --batches 128
         --samples 20 --precision bfloat16 --name step-vgg-like
+    python benchmarks/step.py --device cuda
 
 Writes benchmarks/results/step.json and step.md, or those of another --name. Plain and constrained
 steps alternate in one process, 50 pairs; the levels are counted at every fourth step, whose median
 enters with its share of a quarter. Peak memory is that of torch's allocator above what is held
 before the step. Leave the machine alone meanwhile.
+
+On CUDA it is step-cuda.json and step-cuda.md: bfloat16, fused AdamW, steps as they stand, compiled,
+and captured as CUDA graphs, with the share of each of our kernels.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import step_cuda
 import torch
 from provenance import RESULTS, provenance, stamp, write_results
 from step_networks import CASES, CONFIGS, Case
@@ -142,25 +147,40 @@ def _median(steps: list[list[float]]) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", nargs="*", default=DEFAULT_CASES)
+    parser.add_argument("--networks", nargs="*")
     parser.add_argument("--configs", nargs="*", default=list(CONFIGS))
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--name", default="step", help="of the results")
+    parser.add_argument("--name", help="of the results; step, or step-cuda")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--batches", type=int, nargs="*", default=[128, 256])
     parser.add_argument("--samples", type=int, default=50)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.device == "cuda":
+        on_cuda(arguments.networks, arguments.samples, arguments.name or "step-cuda")
+        return
     made = provenance(seeds=[0])
     rows = [
         row
-        for name in arguments.networks
+        for name in arguments.networks or DEFAULT_CASES
         for batch in arguments.batches
         for row in measure(name, batch, arguments.samples, arguments.configs, arguments.precision)
     ]
     written = made | {"precision": arguments.precision, "rows": rows}
-    write_results(RESULTS / f"{arguments.name}.json", written)
-    (RESULTS / f"{arguments.name}.md").write_text(as_markdown(written))
+    name = arguments.name or "step"
+    write_results(RESULTS / f"{name}.json", written)
+    (RESULTS / f"{name}.md").write_text(as_markdown(written))
+
+
+def on_cuda(networks: list[str] | None, samples: int, name: str) -> None:
+    made = provenance(seeds=[0], packages=["triton"])
+    made["machine"]["card"] = torch.cuda.get_device_name()
+    names = networks or [*step_cuda.BATCHES]
+    rows = step_cuda.run(names, [*step_cuda.FORWARDS], [*step_cuda.MODES], samples)
+    written = made | {"rows": rows}
+    write_results(RESULTS / f"{name}.json", written)
+    (RESULTS / f"{name}.md").write_text(step_cuda.as_markdown(written, stamp(written)))
 
 
 def as_markdown(written: dict[str, Any]) -> str:

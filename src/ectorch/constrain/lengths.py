@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ectorch.constrain.kernels import native
+from ectorch.constrain.kernels import cuda, native
 from ectorch.constrain.transforms import transformed
 from ectorch.errors import ConfigError
 
@@ -119,9 +119,12 @@ def isotonic_counts(counts: Tensor, zero: int) -> Tensor:
     Args:
         counts: (..., levels) float64.
     """
-    if counts.device.type != "cpu" or torch.compiler.is_compiling() or transformed():
+    if torch.compiler.is_compiling() or transformed():
         return isotonic_by_bounds(counts, zero)
     rows = counts.reshape(-1, counts.shape[-1]).contiguous()
+    if rows.device.type != "cpu":
+        fit = cuda.isotonic(rows, zero)
+        return isotonic_by_bounds(counts, zero) if fit is None else fit.view(counts.shape)
     found = torch.empty_like(rows)
     if native.compiled is not None and rows.dtype == torch.float64:
         native.compiled.isotonic(rows.data_ptr(), *rows.shape, zero, found.data_ptr())

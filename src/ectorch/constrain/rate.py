@@ -35,8 +35,9 @@ def refresh_lengths(handles: Sequence[Constrained]) -> None:
             rows = torch.stack([counts[at] for at in places])
             lengths = apply_rule(relaxation.lengths, rows, of[places[0]][1].zero)
             mean = (rows * lengths).sum(-1) / rows.sum(-1).clamp(min=1.0)
-            gaps = torch.stack([of[at][1].log_gaps.sum(dtype=torch.float64) for at in places])
-            mean = mean + 0.0 * gaps  # NaN where a codebook is no number
+            gaps = [of[at][1].log_gaps for at in places]
+            gaps = [own if own.numel() == 1 else own.sum().reshape(1) for own in gaps]
+            mean = mean + 0.0 * torch.cat(gaps)  # NaN where a codebook is no number
             _write([handle.lengths for handle in some], lengths)
             _write([handle.mean_bits for handle in some], mean)
 

@@ -23,6 +23,7 @@ _ROUNDED = 1024  # weights of a program
 _BLOCK, _BLOCKS = 1024, 16  # of one that sums
 _COUNTED, _COUNTED_BLOCKS = 32, 256  # of one warp: it compares without a barrier
 _MOST_BINS = 128  # a program compares each weight with each of them
+_MOST_SIDE = 64  # levels beside zero: a program compares all of a side with all
 _ALIGNED = 64  # items: gradients of several parameters lie in one memory
 _OPTIONS = {"enable_fp_fusion": False}
 
@@ -159,6 +160,17 @@ def counts(
         )
         found |= {at: out[row, : levels[at]] for row, at in enumerate(places)}
     return [found[at] for at in range(len(weights))]
+
+
+def isotonic(counts: Tensor, zero: int) -> Tensor | None:
+    """(rows, levels) float64 counts that fall away from ``zero``; None for many levels."""
+    levels = counts.shape[1]
+    side = _power_of_two(max(zero, levels - 1 - zero) + 1)
+    if side > _MOST_SIDE or not serves(counts):
+        return None
+    out = torch.empty_like(counts)
+    _programs().isotonic_rows[len(counts),](counts, out, levels, zero, SIDE=side, **_OPTIONS)
+    return out
 
 
 def charge_backward(

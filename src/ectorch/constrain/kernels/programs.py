@@ -325,3 +325,44 @@ def deviate_back_block(grad, spread, floor, seed, out, size, BLOCK: tl.constexpr
     slope = tl.load(grad + at, mask=mask, other=0.0).to(tl.float32) * tl.randn(tl.load(seed), at)
     slope = tl.where(variance > least, 0.5 * slope / tl.sqrt(tl.maximum(variance, least)), 0.0)
     tl.store(out + at, _narrow(slope, out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _greater(one, other):
+    return tl.maximum(one, other)
+
+
+@triton.jit
+def _falling(values, SIDE: tl.constexpr):
+    """The non-increasing fit of (SIDE,) values: `lengths.isotonic_by_bounds`, a side of it."""
+    place = tl.arange(0, SIDE)
+    sums = tl.cumsum(values, 0)
+    first, last = place[:, None], place[None, :]
+    total = sums[None, :] - (sums - values)[:, None]
+    mean = total / (last - first + 1).to(tl.float64)
+    mean = tl.where(last >= first, mean, float("-inf"))
+    most = tl.associative_scan(mean, 1, _greater, reverse=True)
+    return tl.min(tl.where(last >= first, most, float("inf")), axis=0)
+
+
+@triton.jit(do_not_specialize=["levels", "zero"])
+def isotonic_rows(counts, out, levels, zero, SIDE: tl.constexpr):
+    """A row of counts that fall away from ``zero``; SIDE is more than a side has of levels."""
+    row = tl.program_id(0) * levels
+    place = tl.arange(0, SIDE)
+    has_left, has_right = place < zero, place < levels - 1 - zero
+    left = tl.load(counts + row + zero - 1 - place, mask=has_left, other=0.0)
+    right = tl.load(counts + row + zero + 1 + place, mask=has_right, other=0.0)
+    top = tl.load(counts + row + zero)
+    sums_left, sums_right = tl.cumsum(left, 0) - left, tl.cumsum(right, 0) - right
+    mean = top + sums_left[:, None] + sums_right[None, :]
+    mean = mean / (1 + place[:, None] + place[None, :]).to(tl.float64)
+    within = (place <= zero)[:, None] & (place <= levels - 1 - zero)[None, :]
+    best = tl.max(tl.where(within, mean, float("-inf")))
+    finite = tl.sum((left - left) + (right - right)) + (top - top)  # 0, or NaN
+    best = tl.where(finite == 0.0, best, float("nan"))
+    tl.store(out + row + zero, best)
+    fit = _falling(left, SIDE)
+    tl.store(out + row + zero - 1 - place, tl.where(fit < best, fit, best), mask=has_left)
+    fit = _falling(right, SIDE)
+    tl.store(out + row + zero + 1 + place, tl.where(fit < best, fit, best), mask=has_right)
