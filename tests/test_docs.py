@@ -117,7 +117,9 @@ def test_the_page_of_rooms_names_every_module():
         if not module.ispkg
     }
     named = set(re.findall(r"`([\w.]+)`", ARCHITECTURE))
-    assert not modules - named - {"bitstream._native", "constrain.kernels._compiled"}  # the compiled one, which `native` opens
+    assert (
+        not modules - named - {"bitstream._native", "constrain.kernels._compiled"}
+    )  # the compiled one, which `native` opens
     rows = [line.split("|")[1] for line in ARCHITECTURE.splitlines() if line.startswith("| `")]
     assert {name for row in rows for name in re.findall(r"`([\w.]+)`", row)} <= modules
 

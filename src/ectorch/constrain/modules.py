@@ -293,7 +293,8 @@ class Constrained:
             return None
         if module.padding_idx is None:
             return None
-        return torch.tensor([module.padding_idx], device=self.parameter.device)
+        row = module.padding_idx  # made there: a copy would wait for the device
+        return torch.arange(row, row + 1, device=self.parameter.device)
 
     def _buffer(self, suffix: str) -> Tensor:
         buffer = self.module._buffers[f"{self.name}_{suffix}"]

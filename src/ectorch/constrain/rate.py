@@ -86,7 +86,7 @@ def _write(buffers: Sequence[Tensor], rows: Tensor) -> None:
 
 
 def _constants(numbers: tuple[float, ...], device: torch.device) -> Tensor:
-    """(n,) float64, brought to a device once: each copy would wait for it."""
+    """(n,) float64, brought to a device once, so that a CUDA graph finds it there."""
     if device.type == "cpu" or torch.compiler.is_compiling():
         return torch.tensor(numbers, dtype=torch.float64, device=device)
     return _kept(numbers, device)
@@ -94,4 +94,4 @@ def _constants(numbers: tuple[float, ...], device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _kept(numbers: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64, device=device)
+    return torch.tensor(numbers, dtype=torch.float64).to(device, non_blocking=True)

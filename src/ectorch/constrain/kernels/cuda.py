@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ectorch.constrain.kernels import plain
-from ectorch.constrain.kernels.grid import log_gap_range, multiples
+from ectorch.constrain.kernels.grid import known_log_gap_range, multiples
 from ectorch.constrain.kernels.layout import beside, dense
 
 _ROUNDED = 1024  # weights of a program
@@ -267,7 +267,7 @@ def _plan(
     *starts, _ = accumulate((row[4] - row[3] + 1 for row in rows), initial=0)
     table = [(*row, offset) for row, offset in zip(rows, offsets, strict=True)]
 
-    bounds = [log_gap_range(dtype, row[4] - row[3] + 1) for row in rows]
+    bounds = [known_log_gap_range(dtype, row[4] - row[3] + 1) for row in rows]
 
     def brought(numbers: Any, *shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
         there = torch.tensor(numbers, dtype=dtype).reshape(shape)
@@ -299,12 +299,12 @@ def _groups(weights: Sequence[Tensor], levels: Sequence[int]) -> list[list[int]]
 
 
 def _grid(weight: Tensor, log_gaps: Tensor, levels: int) -> tuple[Any, ...]:
-    return weight.numel(), *multiples(levels), *log_gap_range(log_gaps.dtype, levels)
+    return weight.numel(), *multiples(levels), *known_log_gap_range(log_gaps.dtype, levels)
 
 
 def _sum_to_log_gaps(partials: Tensor, log_gaps: Tensor, levels: int, divide: bool) -> Tensor:
     out = torch.empty_like(log_gaps)
-    least, most = log_gap_range(log_gaps.dtype, levels)
+    least, most = known_log_gap_range(log_gaps.dtype, levels)
     _programs().sum_to_log_gaps[1,](
         partials, len(partials), log_gaps, out, least, most, DIVIDE=divide, BLOCK=256, **_OPTIONS
     )

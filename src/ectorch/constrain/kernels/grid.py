@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 
 
-@lru_cache(maxsize=256)
 def log_gap_range(dtype: torch.dtype, levels: int) -> tuple[float, float]:
     """Bounds of a log gap, so that no value is infinite, in ``dtype`` or bfloat16, and none NaN."""
     own, single = torch.finfo(dtype), torch.finfo(torch.float32)
     least = max(own.tiny * own.eps, single.tiny / single.eps)
     most = min(own.max, torch.finfo(torch.bfloat16).max) / levels
     return math.log(least), math.log(most)
+
+
+# for kernels, into which compilers do not look
+known_log_gap_range = lru_cache(maxsize=256)(log_gap_range)
 
 
 def zero_index(levels: int) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ectorch.constrain.kernels import plain
-from ectorch.constrain.kernels.grid import log_gap_range, multiples
+from ectorch.constrain.kernels.grid import known_log_gap_range, multiples
 from ectorch.constrain.kernels.layout import beside, dense
 
 try:
@@ -70,7 +70,7 @@ def by_step(
         compiled.move(part.data_ptr(), len(part), *grid, _address(some), out.data_ptr())
         dots.append(torch.dot(by, out))
     total = dots[0] if len(dots) == 1 else torch.stack(dots).sum()
-    low, high = log_gap_range(log_gaps.dtype, levels)
+    low, high = known_log_gap_range(log_gaps.dtype, levels)
     factor = gap if low <= log_gaps.item() <= high else 0.0
     return ((total / step).to(log_gaps.dtype) * factor).reshape(1)
 
@@ -121,7 +121,7 @@ def _grid(weight: Tensor, log_gaps: Tensor, levels: int) -> tuple[Any, ...]:
 def _gap_and_step(log_gaps: Tensor, levels: int) -> tuple[float, float]:
     """`gap_of` and `step_of`, by as few operations as it takes."""
     log_gaps = log_gaps.detach()
-    low, high = log_gap_range(log_gaps.dtype, levels)
+    low, high = known_log_gap_range(log_gaps.dtype, levels)
     if not low <= log_gaps.item() <= high:
         log_gaps = log_gaps.clamp(low, high)
     gap = log_gaps.exp().item()
