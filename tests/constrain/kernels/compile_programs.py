@@ -41,7 +41,7 @@ def cases(kind):
     back = grid | {"by_mean": own, "by_variance": own, "out": own, "partials": "*fp64"}
     yield programs.moments_back_block, back, blocks | {"MEAN": True, "VARIANCE": True}
     counted = MANY | {"partials": "*i64", "wrongs": "*i32"}
-    constants = {"ELEMENT": element, "BINS": 32, "BLOCK": 32, "BLOCKS": 256}
+    constants = {"ELEMENT": element, "BINS": 32, "BLOCK": 32, "BLOCKS": 64}
     yield programs.count_blocks, counted, constants
     charged = {"scales": "*fp64", "lengths": "*fp32", "starts": "*i64", "grad": "*fp64"}
     yield programs.charge_blocks, MANY | charged | {"out": own}, blocks | {"ELEMENT": element}
@@ -50,7 +50,7 @@ def cases(kind):
     yield programs.deviate_back_block, noisy | {"grad": own}, {"BLOCK": 1024}
     if kind == "fp32":
         found = {"partials": "*i64", "wrongs": "*i32", "firsts": "*i64", "counts": "*fp64"}
-        yield programs.sum_counts, found, {"BINS": 32, "LEVELS": 64}
+        yield programs.sum_counts, found, {"BINS": 32, "LEVELS": 64, "ROWS": 64}
         rows = {"counts": "*fp64", "out": "*fp64", "levels": "i32", "zero": "i32"}
         yield programs.isotonic_rows, rows, {"SIDE": 32}
 

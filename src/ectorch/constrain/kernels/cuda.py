@@ -21,7 +21,8 @@ from ectorch.constrain.kernels.layout import beside, dense
 
 _ROUNDED = 1024  # weights of a program
 _BLOCK, _BLOCKS = 1024, 16  # of one that sums
-_COUNTED, _COUNTED_BLOCKS = 32, 256  # of one warp: it compares without a barrier
+_COUNTED, _COUNTED_BLOCKS = 32, 64  # of one warp: it compares without a barrier
+_SUMMED = 64  # programs at a time
 _MOST_BINS = 128  # a program compares each weight with each of them
 _MOST_SIDE = 64  # levels beside zero: a program compares all of a side with all
 _ALIGNED = 64  # items: gradients of several parameters lie in one memory
@@ -156,7 +157,11 @@ def counts(
             )
         out = torch.empty((len(some), 2 * bins), dtype=torch.float64, device=plan.table.device)
         _programs().sum_counts[len(some),](
-            partials, wrongs, plan.firsts, out, BINS=bins, LEVELS=2 * bins, **_OPTIONS
+            *(partials, wrongs, plan.firsts, out),
+            BINS=bins,
+            LEVELS=2 * bins,
+            ROWS=_SUMMED,
+            **_OPTIONS,
         )
         found |= {at: out[row, : levels[at]] for row, at in enumerate(places)}
     return [found[at] for at in range(len(weights))]

@@ -224,6 +224,12 @@ def _row(table, bounds, programs, ELEMENT: tl.constexpr):
 
 
 @triton.jit
+def _blocks(size, first, BLOCK: tl.constexpr, BLOCKS: tl.constexpr):
+    """How many blocks of its chunk hold weights."""
+    return tl.minimum(BLOCKS, tl.cdiv(size - first, BLOCK)).to(tl.int32)
+
+
+@triton.jit
 def count_blocks(
     table, bounds, programs, partials, wrongs, ELEMENT: tl.constexpr, BINS: tl.constexpr,
     BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
@@ -237,7 +243,7 @@ def count_blocks(
     items = tl.zeros([BINS], tl.int64)
     above = tl.zeros([BINS], tl.int64)
     wrong = tl.zeros([BLOCK], tl.int32)
-    for block in range(BLOCKS):
+    for block in range(_blocks(size, first, BLOCK, BLOCKS)):
         at = first + block * BLOCK + tl.arange(0, BLOCK)
         mask = at < size
         given = tl.load(weight + at, mask=mask, other=0.0)
@@ -260,24 +266,29 @@ def count_blocks(
 
 
 @triton.jit
-def sum_counts(partials, wrongs, firsts, counts, BINS: tl.constexpr, LEVELS: tl.constexpr):
+def sum_counts(
+    partials, wrongs, firsts, counts, BINS: tl.constexpr, LEVELS: tl.constexpr, ROWS: tl.constexpr
+):
     """(LEVELS,) float64 counts of one parameter from what its programs found."""
     row = tl.program_id(0)
     start, stop = tl.load(firsts + row), tl.load(firsts + row + 1)
-    levels = tl.arange(0, LEVELS)
+    levels, rows = tl.arange(0, LEVELS)[None, :], tl.arange(0, ROWS)[:, None]
     own, before = levels < BINS, (levels > 0) & (levels <= BINS)
     high, low = tl.zeros([LEVELS], tl.int64), tl.zeros([LEVELS], tl.int64)
-    wrong = 0
-    for program in range(start, stop):
-        part = partials + program * (2 * BINS) + levels
-        above = tl.load(part + BINS, mask=own, other=0)
-        from_below = tl.load(part + BINS - 1, mask=before, other=0)
-        high += (tl.load(part, mask=own, other=0) << 20) - (above >> 20) + (from_below >> 20)
-        low += (from_below & 1048575) - (above & 1048575)
-        wrong += tl.load(wrongs + program)
+    wrong = tl.zeros([ROWS], tl.int32)
+    for block in range(tl.cdiv(stop - start, ROWS).to(tl.int32)):
+        program = start + block * ROWS + rows
+        part, known = partials + program * (2 * BINS) + levels, program < stop
+        above = tl.load(part + BINS, mask=known & own, other=0)
+        from_below = tl.load(part + BINS - 1, mask=known & before, other=0)
+        items = tl.load(part, mask=known & own, other=0)
+        high += tl.sum((items << 20) - (above >> 20) + (from_below >> 20), axis=0)
+        low += tl.sum((from_below & 1048575) - (above & 1048575), axis=0)
+        each = start + block * ROWS + tl.arange(0, ROWS)
+        wrong += tl.load(wrongs + each, mask=each < stop, other=0)
     found = high.to(tl.float64) * 9.5367431640625e-07 + low.to(tl.float64) * 9.094947017729282e-13
-    found = tl.where(wrong == 0, found, float("nan"))
-    tl.store(counts + row * LEVELS + levels, found)
+    found = tl.where(tl.sum(wrong) == 0, found, float("nan"))
+    tl.store(counts + row * LEVELS + tl.arange(0, LEVELS), found)
 
 
 @triton.jit
@@ -291,7 +302,7 @@ def charge_blocks(
     by = (tl.load(grad) * tl.load(scales + row)).to(tl.float32)
     own = lengths + tl.load(starts + row)
     levels = high - low + 1
-    for block in range(BLOCKS):
+    for block in range(_blocks(size, first, BLOCK, BLOCKS)):
         at = first + block * BLOCK + tl.arange(0, BLOCK)
         mask = at < size
         given = tl.load(weight + at, mask=mask, other=0.0)
