@@ -16,7 +16,7 @@ FUZZER = -runs=$(RUNS) -seed=$(SEED) -timeout=2
 LOGGED = > $(FUZZ)/$@.log 2>&1 || { tail -n 100 $(FUZZ)/$@.log; exit 1; }
 SANITIZED := -O1 -g -D_GLIBCXX_ASSERTIONS -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
-.PHONY: demo reproduce-mnist reproduce-cifar10 quick-cifar10 test compiled lint docs dist-check fuzz fuzz-native fuzz-reader check-native clean
+.PHONY: demo reproduce-mnist reproduce-cifar10 quick-cifar10 test compiled lint docs check-cuda dist-check fuzz fuzz-native fuzz-reader check-native clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/ectorch train lenet-300-100 --out runs/demo
@@ -53,6 +53,12 @@ docs: $(VENV)/.dev docs/assets/floors.svg
 
 docs/assets/floors.svg: $(VENV)/.dev pyproject.toml mkdocs_hooks/floors.py
 	$(BIN)/python mkdocs_hooks/floors.py
+
+# on a machine with a GPU, and a torch that has CUDA: what only a GPU shows, and what a step costs
+PYTHON_CUDA ?= python3
+check-cuda:
+	PYTHONPATH=src $(PYTHON_CUDA) -m pytest -q -n 0 -p no:cacheprovider tests/constrain/kernels tests/experiments/test_device.py -k "cuda or gpu"
+	PYTHONPATH=src $(PYTHON_CUDA) benchmarks/step.py --device cuda --samples 24
 
 # what users install, where they may have nothing: every Python at hand, no torch, no compiler
 dist-check: $(VENV)/.dev
