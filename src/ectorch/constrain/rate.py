@@ -24,7 +24,7 @@ def refresh_lengths(handles: Sequence[Constrained]) -> None:
     with torch.no_grad():
         of = [(handle.variables(), handle.codebook()) for handle in handles]
         counts: dict[int, Tensor] = {}
-        for places in _alike(handles, lambda handle: group_of(handle.relaxation)):
+        for places in _alike(handles, _relaxation_and_codebook):
             relaxation = handles[places[0]].relaxation
             found = counts_together(relaxation, [of[at] for at in places])
             counts |= dict(zip(places, found, strict=True))
@@ -55,7 +55,7 @@ def relaxed_bits(handles: Sequence[Constrained]) -> Tensor:
     sizes = [scale * h.parameter.numel() for scale, h in zip(scales, handles, strict=True)]
     bits = (means * _constants(tuple(sizes), means.device)).sum()
     of = [(handle.charged_variables(), handle.charged_codebook()) for handle in handles]
-    for places in _alike(handles, lambda handle: group_of(handle.relaxation)):
+    for places in _alike(handles, _relaxation_and_codebook):
         charge = charge_together(
             handles[places[0]].relaxation,
             [of[at] for at in places],
@@ -74,6 +74,10 @@ def _alike(
     for at, handle in enumerate(handles):
         places.setdefault(key(handle), []).append(at)
     return [*places.values()]
+
+
+def _relaxation_and_codebook(handle: Constrained) -> Hashable:
+    return group_of(handle.relaxation), handle.config.codebook
 
 
 def _rule_and_levels(handle: Constrained) -> Hashable:

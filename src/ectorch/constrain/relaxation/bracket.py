@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import compress
-from operator import not_
 from typing import ClassVar
 
 import torch
@@ -21,7 +19,7 @@ from ectorch.constrain.codebook import Codebook
 from ectorch.constrain.counts import soft_bit_size, soft_counts
 from ectorch.constrain.kernels import ops
 from ectorch.constrain.lengths import LengthRule, find_rule, isotonic
-from ectorch.constrain.relaxation.base import Variables
+from ectorch.constrain.relaxation.base import Parameters, Variables
 from ectorch.constrain.relaxation.rounding import rounded, straight_through, uniform_noise
 from ectorch.constrain.transforms import transformed
 
@@ -70,51 +68,31 @@ class Bracket:
     def charge(self, variables: Variables, codebook: Codebook, lengths: Tensor) -> Tensor:
         return self.charge_together([(variables, codebook)], [lengths], [1.0])
 
-    def counts_together(self, of: Sequence[tuple[Variables, Codebook]]) -> list[Tensor]:
-        weights, log_gaps, levels = _on_grids(of)
-        found = iter(ops.counts(weights, log_gaps, levels) if weights else ())
-        return [
-            next(found)
-            if _is_served(book)
-            else soft_counts(variables["weight"], book.levels, book.locate)
-            for variables, book in of
-        ]
+    def counts_together(self, of: Parameters) -> list[Tensor]:
+        if _on_grids(of):
+            return ops.counts(*_rows(of))
+        return [soft_counts(own["weight"], book.levels, book.locate) for own, book in of]
 
     def charge_together(
-        self,
-        of: Sequence[tuple[Variables, Codebook]],
-        lengths: Sequence[Tensor],
-        scales: Sequence[float],
+        self, of: Parameters, lengths: Sequence[Tensor], scales: Sequence[float]
     ) -> Tensor:
-        weights, log_gaps, levels = _on_grids(of)
-        own = [_is_served(book) for _, book in of]
+        if _on_grids(of):
+            return ops.charge(*_rows(of), lengths, scales)
         charges = [
-            scale * soft_bit_size(variables["weight"], book.gaps, bits, book.interval)
-            for (variables, book), bits, scale in compress(
-                zip(of, lengths, scales, strict=True), map(not_, own)
-            )
+            scale * soft_bit_size(own["weight"], book.gaps, bits, book.interval)
+            for (own, book), bits, scale in zip(of, lengths, scales, strict=True)
         ]
-        if weights:
-            given = [*compress(lengths, own)], [*compress(scales, own)]
-            charges.append(ops.charge(weights, log_gaps, levels, *given))
-        return charges[0] if len(charges) == 1 else torch.stack(charges).sum()
+        return torch.stack(charges).sum()
 
 
-def _is_served(codebook: Codebook) -> bool:
-    """Whether there are kernels for its weights."""
-    return codebook.is_grid and not transformed()
+def _on_grids(of: Parameters) -> bool:
+    """Whether there are kernels for all of them."""
+    return all(book.is_grid for _, book in of) and not transformed()
 
 
-def _on_grids(
-    of: Sequence[tuple[Variables, Codebook]],
-) -> tuple[list[Tensor], list[Tensor], list[int]]:
-    """Weights, log gaps and levels of those that kernels serve."""
-    served = [(variables["weight"], book) for variables, book in of if _is_served(book)]
-    return (
-        [weight for weight, _ in served],
-        [book.log_gaps for _, book in served],
-        [book.levels for _, book in served],
-    )
+def _rows(of: Parameters) -> tuple[list[Tensor], list[Tensor], list[int]]:
+    weights = [variables["weight"] for variables, _ in of]
+    return weights, [book.log_gaps for _, book in of], [book.levels for _, book in of]
 
 
 def _variance(weight: Tensor, codebook: Codebook) -> Tensor:
