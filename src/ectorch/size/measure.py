@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ectorch.arguments import check_module, shown
-from ectorch.bitstream.codings.context import Layout
+from ectorch.bitstream.codings.choose import Choice
 from ectorch.bitstream.file.meter import FileMeter
 from ectorch.bitstream.file.writer import estimate_file_bits
 from ectorch.errors import ConfigError
@@ -96,11 +96,9 @@ class SizeMeter:
             final = self.finalize(copied(model))
         return FileSize(*self._meter.measure(raw_tensors(final), self._threads))
 
-    def state_dict(self) -> dict[str, tuple[int, dict[str, Any]]]:
+    def state_dict(self) -> dict[str, dict[str, Any]]:
         """What a checkpoint keeps, for sizes not to depend on where training was interrupted."""
-        return {
-            name: (count, asdict(layout)) for name, (count, layout) in self._meter.found.items()
-        }
+        return {name: asdict(choice) for name, choice in self._meter.found.items()}
 
-    def load_state_dict(self, state: Mapping[str, tuple[int, dict[str, Any]]]) -> None:
-        self._meter.found = {name: (count, Layout(**how)) for name, (count, how) in state.items()}
+    def load_state_dict(self, state: Mapping[str, dict[str, Any]]) -> None:
+        self._meter.found = {name: Choice.from_dict(each) for name, each in state.items()}

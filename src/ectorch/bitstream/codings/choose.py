@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import Protocol
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 
-from ectorch.bitstream.codings import context, floats, planes, rans, static
-from ectorch.bitstream.codings.codebook import Codebook, decode_codebook, find_codebook, take
+from ectorch.bitstream.codings import context, floats, planes, rans, sample, static
+from ectorch.bitstream.codings.codebook import decode_codebook, find_codebook, take
 from ectorch.bitstream.codings.context import Alphabet, ContextStream, Counts, Layout, no_counts
 from ectorch.bitstream.codings.rans import RansStream
 from ectorch.bitstream.codings.static import StaticStream
@@ -23,9 +24,10 @@ from ectorch.errors import FormatError
 _MANY_ITEMS = 1 << 14  # fewer gain nothing by rANS
 _TOGETHER_ITEMS = 1 << 20  # chunks of fewer are decoded by one task
 _SAMPLE_ITEMS = 1 << 18
-_SEARCHED_ITEMS = 1 << 21  # the context coder is tried on the whole of no larger tensors
+_SMALL_ITEMS, _SMALL_SYMBOLS_BYTES = 1 << 19, 1 << 15  # everything is tried on no larger tensors
 _LIGHT_SHARE = 0.999  # of static bytes: it takes several times as long, and gains on the way
 _QUICK_ZSTD_LEVEL = 3
+_CHANGED_SHARE = 0.05  # of order-0 bytes, since it was looked for how to code a tensor
 _MANY_SHARE = 1 / 3  # of a tensor's bytes that its symbols take: byte planes may take fewer
 
 
@@ -45,7 +47,7 @@ class Coding(IntEnum):
 class Preset(str, Enum):
     """How much time a file may take to become smaller."""
 
-    SMALL = "small"  # everything is tried, the smallest is kept
+    SMALL = "small"  # everything is tried, on large tensors what samples let win
     BALANCED = "balanced"  # the light context model, or static
     FAST = "fast"  # static
 
@@ -60,41 +62,116 @@ class Surroundings:
     Attributes:
         preset: what to try.
         hints: of a few earlier tensors, by index: (rows,) uint32 nonzeros of each row.
-        layout: of the context coder, which is searched for otherwise; then floats are tried for
-            nothing that has a codebook.
+        earlier: how a tensor of this name was coded before, when it had other values: it is coded
+            so again, and nothing else is tried, unless it has changed much.
         map: runs the chunks of a tensor, see `ectorch.bitstream.parallel`.
     """
 
     preset: Preset = Preset.SMALL
     hints: Mapping[int, np.ndarray] = field(default_factory=dict)
-    layout: Layout | None = None
+    earlier: Choice | None = None
     map: Map = map
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was found best for a tensor.
+
+    Attributes:
+        coding: of the smallest payload.
+        layout: of the context coder, if that is it.
+        order0_bytes: entropy of the symbols when it was looked for; -1 without a codebook.
+    """
+
+    coding: Coding
+    layout: Layout | None = None
+    order0_bytes: float = -1.0
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Choice:
+        """Inverse of `dataclasses.asdict`."""
+        layout = fields["layout"]
+        return cls(
+            Coding(fields["coding"]), layout and Layout(**layout), float(fields["order0_bytes"])
+        )
+
+    def fits(self, order0_bytes: float) -> bool:
+        """Whether a tensor has changed so little since that the choice is likely to be the same."""
+        if min(order0_bytes, self.order0_bytes) < 0:
+            return order0_bytes == self.order0_bytes
+        return abs(order0_bytes - self.order0_bytes) <= _CHANGED_SHARE * self.order0_bytes
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A tensor's payload, and the choice of how to code it, which may be an earlier one."""
+
+    coding: Coding
+    payload: bytes
+    choice: Choice
 
 
 def encode_tensor(tensor: RawTensor, around: Surroundings | None = None) -> tuple[Coding, bytes]:
     """The smallest payload of those that the preset tries; a tie goes to the lower id."""
-    around = around or Surroundings()
-    found = find_codebook(tensor.bits, tensor.dtype) if len(tensor.bits) else None
+    coded = code_tensor(tensor, around or Surroundings())
+    return coded.coding, coded.payload
+
+
+def code_tensor(tensor: RawTensor, around: Surroundings) -> Coded:
+    """`encode_tensor`, and what is to be known of it when the tensor has changed a little."""
+    if not len(tensor.bits):
+        return Coded(Coding.RAW, b"", Choice(Coding.RAW))
+    symbols = _Symbols.find(tensor, around.map)
+    order0_bytes = -1.0 if symbols is None else symbols.order0_bytes
     best = _Best(tensor.bits.nbytes)
-    if len(tensor.bits):
-        best.offer(Coding.HALF, floats.encode_half(tensor))
-    if found is not None:
-        for coding, payload in _encode_symbols(*found, tensor, around):
+    earlier = around.earlier
+    if earlier is not None and earlier.fits(order0_bytes):
+        for coding, payload in _encode_again(tensor, symbols, earlier, around):
             best.offer(coding, payload)
-    few = found is not None
-    del found  # the symbols are large
-    small = around.preset is Preset.SMALL and (around.layout is None or not few)
-    level = None if small else _QUICK_ZSTD_LEVEL
-    balanced = around.preset is Preset.BALANCED
-    many = balanced and best.size > _MANY_SHARE * tensor.bits.nbytes
-    if len(tensor.bits) and (small or many or not few):
-        best.offer(Coding.PLANES, planes.encode(tensor, best.size, level))
-    if len(tensor.bits) and (small or balanced):
-        limit = best.size + (best.coding > Coding.ZSTD)
-        best.offer(Coding.ZSTD, floats.encode_zstd(tensor, limit, level))
+        if best.payload is not None:
+            return Coded(best.coding, best.payload, earlier)
+    best.offer(Coding.HALF, floats.encode_half(tensor))
+    if symbols is not None:
+        for coding, payload in _encode_symbols(symbols, around):
+            best.offer(coding, payload)
+    few = symbols is not None
+    thorough = tensor.bits.nbytes <= floats.SMALL_BYTES if symbols is None else symbols.are_small
+    del symbols  # they are large
+    _encode_bytes(best, tensor, around.preset, few, thorough)
     if best.payload is None:
-        return Coding.RAW, tensor.little_endian()
-    return best.coding, best.payload
+        return Coded(Coding.RAW, tensor.little_endian(), Choice(Coding.RAW, None, order0_bytes))
+    layout = layout_of(best.coding, best.payload, tensor.dtype, tensor.shape, "what was coded")
+    return Coded(best.coding, best.payload, Choice(best.coding, layout, order0_bytes))
+
+
+def _encode_bytes(
+    best: _Best, tensor: RawTensor, preset: Preset, few: bool, thorough: bool
+) -> None:
+    """Offer what needs no codebook; ``few`` values have one."""
+    small, balanced = preset is Preset.SMALL, preset is Preset.BALANCED
+    level = None if small else _QUICK_ZSTD_LEVEL
+    many = balanced and best.size > _MANY_SHARE * tensor.bits.nbytes
+    if small or many or not few:
+        best.offer(Coding.PLANES, planes.encode(tensor, best.size, level, thorough))
+    if small or balanced:
+        limit = best.size + (best.coding > Coding.ZSTD)
+        best.offer(Coding.ZSTD, floats.encode_zstd(tensor, limit, level, thorough))
+
+
+def _encode_again(
+    tensor: RawTensor, symbols: _Symbols | None, earlier: Choice, around: Surroundings
+) -> Iterator[tuple[Coding, bytes | None]]:
+    """Payloads as the one before: none where the tensor is too small for that to save time."""
+    coding, size = earlier.coding, tensor.bits.nbytes
+    if symbols is not None and coding in _SYMBOLS:
+        yield from symbols.encode_statically(around, only=coding)
+        layout = earlier.layout or (Layout() if symbols.are_small else None)
+        if layout is not None and symbols.have_contexts:
+            yield Coding.CONTEXT, symbols.encode_in_context(layout, around)
+    elif symbols is None and coding is Coding.PLANES:
+        yield coding, planes.encode(tensor, size, None, size <= floats.SMALL_BYTES)
+    elif symbols is None and coding is Coding.HALF:
+        yield coding, floats.encode_half(tensor)
 
 
 @dataclass
@@ -173,39 +250,100 @@ def estimate_bits(tensor: RawTensor) -> float:
     return min(plain, book_bits + static.estimate_bits(counts))
 
 
-def _encode_symbols(
-    book: Codebook, symbols: np.ndarray, tensor: RawTensor, around: Surroundings
-) -> Iterator[tuple[Coding, bytes]]:
+@dataclass(frozen=True, eq=False)
+class _Symbols:
+    """A tensor of few values.
+
+    Attributes:
+        head: of the payload, the codebook.
+        symbols: (n,) uint16.
+        shape: of the tensor.
+        counts: (levels,) how often each level occurs.
+    """
+
+    head: bytes
+    symbols: np.ndarray
+    shape: tuple[int, ...]
+    alphabet: Alphabet
+    counts: np.ndarray
+    raw_bytes: int
+
+    @classmethod
+    def find(cls, tensor: RawTensor, map: Map) -> _Symbols | None:
+        found = find_codebook(tensor.bits, tensor.dtype)
+        if found is None:
+            return None
+        book, symbols = found
+        levels, size = len(book.patterns), tensor.bits.nbytes
+        counts = rans.count_symbols(symbols, levels, map)
+        alphabet = Alphabet(levels, book.zero)
+        return cls(book.encode(tensor.dtype), symbols, tensor.shape, alphabet, counts, size)
+
+    @cached_property
+    def order0_bytes(self) -> float:
+        """The least that their counts let hope for."""
+        return static.entropy_bits(self.counts) / 8
+
+    @property
+    def are_small(self) -> bool:
+        return len(self.symbols) <= _SMALL_ITEMS and self.order0_bytes <= _SMALL_SYMBOLS_BYTES
+
+    @property
+    def are_many(self) -> bool:
+        """Whether the codebook alone takes what the tensor does."""
+        return self.alphabet.levels > 1 and len(self.head) >= self.raw_bytes
+
+    @property
+    def have_contexts(self) -> bool:
+        return self.alphabet.levels > 1 and context.can_encode(self.shape)
+
+    def encode_statically(
+        self, around: Surroundings, only: Coding | None = None
+    ) -> Iterator[tuple[Coding, bytes]]:
+        """The static payloads, or one of them, as far as they may be smaller than the tensor."""
+        levels = self.alphabet.levels
+        if levels == 1:
+            yield Coding.STATIC, self.head
+        elif len(self.head) + self.order0_bytes < self.raw_bytes:
+            if only is not Coding.STATIC:
+                coding, stream = _encode_static(self.symbols, levels, around.map)
+                yield coding, self.head + stream
+                if coding is Coding.STATIC:
+                    return
+            if only is Coding.STATIC or (only is None and around.preset is Preset.SMALL):
+                yield Coding.STATIC, self.head + static.encode(self.symbols, levels)
+
+    def encode_in_context(self, layout: Layout, around: Surroundings) -> bytes:
+        return self.head + context.encode(
+            self.symbols, self.shape, self.alphabet, layout, around.hints, around.map
+        )
+
+
+def _encode_symbols(symbols: _Symbols, around: Surroundings) -> Iterator[tuple[Coding, bytes]]:
     """Payloads of codebook and symbols, as far as they may be the smallest."""
-    head = book.encode(tensor.dtype)
-    many = len(book.patterns)
-    if many == 1:
-        yield Coding.STATIC, head
+    if symbols.are_many:
         return
-    if len(head) >= tensor.bits.nbytes:
+    smallest = symbols.raw_bytes
+    for coding, payload in symbols.encode_statically(around):
+        smallest = min(smallest, len(payload))
+        yield coding, payload
+    if around.preset is Preset.FAST or not symbols.have_contexts:
         return
-    counts = rans.count_symbols(symbols, many, around.map)
-    entropy_bytes = static.entropy_bits(counts) / 8
-    if len(head) + entropy_bytes < tensor.bits.nbytes:
-        coding, stream = _encode_static(symbols, many, around.map)
-        yield coding, head + stream
-        if coding == Coding.RANS and around.preset is Preset.SMALL:
-            yield Coding.STATIC, head + static.encode(symbols, many)
-    if around.preset is Preset.FAST or not context.can_encode(tensor.shape):
-        return
-    alphabet = Alphabet(many, book.zero)
-    if around.preset is Preset.SMALL:
-        if around.layout is None and not _may_gain(symbols, tensor.shape, alphabet):
-            return
-        layout = around.layout or context.search(symbols, tensor.shape, alphabet, around.hints)
-    else:
+    layout = _find_layout(symbols, around, smallest)
+    if layout is not None:
+        yield Coding.CONTEXT, symbols.encode_in_context(layout, around)
+
+
+def _find_layout(symbols: _Symbols, around: Surroundings, static_bytes: int) -> Layout | None:
+    """The layout for the context coder; None where it is not worth to be tried."""
+    given = symbols.symbols, symbols.shape, symbols.alphabet
+    if around.preset is Preset.BALANCED:
         layout = Layout(live=True, light=True)
-        if not _is_worth(symbols, tensor.shape, alphabet, layout):
-            return
-    yield (
-        Coding.CONTEXT,
-        head + context.encode(symbols, tensor.shape, alphabet, layout, around.hints, around.map),
-    )
+        return layout if _is_worth(*given, layout) else None
+    if symbols.are_small:
+        return context.search(*given, around.hints)
+    static_bytes -= len(symbols.head)
+    return sample.find_layout(*given, around.hints, symbols.counts, static_bytes)
 
 
 def _encode_static(symbols: np.ndarray, levels: int, map: Map = map) -> tuple[Coding, bytes]:
@@ -220,33 +358,15 @@ def _is_worth(
     symbols: np.ndarray, shape: Sequence[int], alphabet: Alphabet, layout: Layout
 ) -> bool:
     """Whether some rows in the middle take clearly fewer bytes than statically."""
-    return len(symbols) <= _SAMPLE_ITEMS or _gains(symbols, shape, alphabet, layout, 1 / 2)
-
-
-def _may_gain(symbols: np.ndarray, shape: Sequence[int], alphabet: Alphabet) -> bool:
-    """Whether a search is due: in one of the simple layouts, some rows take fewer bytes."""
-    live, down = Layout(live=True), Layout(order=1)
-    return len(symbols) <= _SEARCHED_ITEMS or any(
-        _gains(symbols, shape, alphabet, layout, place)
-        for layout, place in ((live, 1 / 2), (down, 1 / 2), (live, 0), (live, 1))
-    )
-
-
-def _gains(
-    symbols: np.ndarray,
-    shape: Sequence[int],
-    alphabet: Alphabet,
-    layout: Layout,
-    place: float,
-) -> bool:
-    """Whether some rows take clearly fewer bytes than statically; ``place`` from 0 to 1."""
+    if len(symbols) <= _SAMPLE_ITEMS:
+        return True
     columns = math.prod(shape[1:])
     rows = len(symbols) // columns
     some = min(rows, -(-_SAMPLE_ITEMS // columns))
-    start = int((rows - some) * place)
-    sample = symbols[start * columns : (start + some) * columns]
-    size = len(context.encode(sample, (some, *shape[1:]), alphabet, layout, {}))
-    return size < _LIGHT_SHARE * len(_encode_static(sample, alphabet.levels)[1])
+    start = (rows - some) // 2
+    middle = symbols[start * columns : (start + some) * columns]
+    size = len(context.encode(middle, (some, *shape[1:]), alphabet, layout, {}))
+    return size < _LIGHT_SHARE * len(_encode_static(middle, alphabet.levels)[1])
 
 
 def _decode_symbols(

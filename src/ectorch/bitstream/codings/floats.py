@@ -12,6 +12,11 @@ from ectorch.errors import ConfigError, FormatError
 
 _ZSTD_LEVEL = 19
 _ZSTD_LEVEL_LARGE = 3
+SMALL_BYTES = 1 << 17  # up to here level 19 is simply tried
+_SAMPLE_SHARE, _SAMPLE_BYTES = 1 / 64, 1 << 14  # of more, by which the levels are compared
+_SAMPLE_PLACES = 2
+_STRUCTURED = 3 / 4  # of its bytes that the quick level leaves: repetitions, which no sample shows
+_LEAST_GAIN = 1 / 1000
 _BLOCK_BYTES = 1 << 17  # that one block of a frame holds at most, in 4 bytes at least
 LEAST_FRAME_BYTES = 10  # magic number, two bytes of the header, a block of one byte
 _FED_BYTES = 64  # small blocks are decoded together
@@ -21,25 +26,64 @@ _HALF_ITEMS = 1 << 18  # that are converted at once
 
 
 def encode_zstd(
-    tensor: RawTensor, limit: int | None = None, level: int | None = None
+    tensor: RawTensor,
+    limit: int | None = None,
+    level: int | None = None,
+    thorough: bool = True,
 ) -> bytes | None:
     """One frame of the items, or None where it is no shorter than ``limit`` bytes.
 
     Args:
-        level: see `compress`.
+        level, thorough: see `compress`.
     """
     data = tensor.bits.astype(tensor.bits.dtype.newbyteorder("<"), copy=False).data.cast("B")
     if limit is not None and (limit <= LEAST_FRAME_BYTES or _exceeds(data, limit)):
         return None
-    frame = compress(data, level)
+    frame = compress(data, level, thorough, limit)
     return frame if limit is None or len(frame) < limit else None
 
 
-def compress(data: bytes | memoryview, level: int | None = None) -> bytes:
-    """One zstd frame; ``level`` follows from the size unless it is given."""
-    size = memoryview(data).nbytes
-    if level is None:
-        level = _ZSTD_LEVEL if size <= _LARGE_BYTES else _ZSTD_LEVEL_LARGE
+def compress(
+    data: bytes | memoryview,
+    level: int | None = None,
+    thorough: bool = True,
+    limit: int | None = None,
+) -> bytes:
+    """One zstd frame.
+
+    Args:
+        level: follows from the data unless it is given: 19, or 3 for more than 4 MiB.
+        thorough: else 3, and 19 after it where repetitions or a sample let it be shorter.
+        limit: only a frame that is shorter is of use.
+    """
+    data = memoryview(data).cast("B")
+    if level is not None:
+        return _frame(data, level)
+    if data.nbytes > _LARGE_BYTES:
+        return _frame(data, _ZSTD_LEVEL_LARGE)
+    if thorough or data.nbytes <= SMALL_BYTES:
+        return _frame(data, _ZSTD_LEVEL)
+    quick = _frame(data, _ZSTD_LEVEL_LARGE)
+    if len(quick) > _STRUCTURED * data.nbytes:
+        most = len(quick) if limit is None else min(len(quick), limit)
+        if len(quick) * _share_of_level(data) >= (1 - _LEAST_GAIN) * most:
+            return quick
+    return min(quick, _frame(data, _ZSTD_LEVEL), key=len)
+
+
+def _share_of_level(data: memoryview) -> float:
+    """Bytes at level 19 over bytes at level 3, of pieces of the data."""
+    size = max(_SAMPLE_BYTES, int(_SAMPLE_SHARE * data.nbytes)) // _SAMPLE_PLACES
+    starts = [(data.nbytes - size) * (2 * i + 1) // (2 * _SAMPLE_PLACES) for i in range(_SAMPLE_PLACES)]
+    pieces = [data[start : start + size] for start in starts]
+    best, quick = (
+        sum(len(_frame(piece, level)) for piece in pieces)
+        for level in (_ZSTD_LEVEL, _ZSTD_LEVEL_LARGE)
+    )
+    return best / quick
+
+
+def _frame(data: memoryview, level: int) -> bytes:
     frame: bytes = _zstandard().ZstdCompressor(level=level, write_content_size=False).compress(data)
     return frame
 
