@@ -341,7 +341,7 @@ def _find_layout(symbols: _Symbols, around: Surroundings, static_bytes: int) -> 
         layout = Layout(live=True, light=True)
         return layout if _is_worth(*given, layout) else None
     if symbols.are_small:
-        return context.search(*given, around.hints)
+        return context.search(*given, around.hints)[0]
     static_bytes -= len(symbols.head)
     return sample.find_layout(*given, around.hints, symbols.counts, static_bytes)
 

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import numpy as np
 
+from ectorch.bitstream.codings import static
 from ectorch.bitstream.tensor import DTYPES, Bits, RawTensor, bits_dtype
 from ectorch.errors import ConfigError, FormatError
 
@@ -15,8 +16,9 @@ _ZSTD_LEVEL_LARGE = 3
 SMALL_BYTES = 1 << 17  # up to here level 19 is simply tried
 _SAMPLE_SHARE, _SAMPLE_BYTES = 1 / 64, 1 << 14  # of more, by which the levels are compared
 _SAMPLE_PLACES = 2
-_STRUCTURED = 3 / 4  # of its bytes that the quick level leaves: repetitions, which no sample shows
-_LEAST_GAIN = 1 / 1000
+_COUNTED_BYTES = 1 << 16
+_REPEATED_SHARE = 0.9  # of others' bytes that the quick level leaves: what no sample shows repeats
+_LEAST_GAIN = 1 / 200
 _BLOCK_BYTES = 1 << 17  # that one block of a frame holds at most, in 4 bytes at least
 LEAST_FRAME_BYTES = 10  # magic number, two bytes of the header, a block of one byte
 _FED_BYTES = 64  # small blocks are decoded together
@@ -54,7 +56,7 @@ def compress(
     Args:
         level: follows from the data unless it is given: 19, or 3 for more than 4 MiB.
         thorough: else 3, and 19 after it where repetitions or a sample let it be shorter.
-        limit: only a frame that is shorter is of use.
+        limit: only a frame that is shorter is of use; by default, one that beats the entropy.
     """
     data = memoryview(data).cast("B")
     if level is not None:
@@ -64,11 +66,18 @@ def compress(
     if thorough or data.nbytes <= SMALL_BYTES:
         return _frame(data, _ZSTD_LEVEL)
     quick = _frame(data, _ZSTD_LEVEL_LARGE)
-    if len(quick) > _STRUCTURED * data.nbytes:
-        most = len(quick) if limit is None else min(len(quick), limit)
-        if len(quick) * _share_of_level(data) >= (1 - _LEAST_GAIN) * most:
+    others = _entropy_bytes(data) if limit is None else limit
+    if len(quick) > _REPEATED_SHARE * others:
+        if len(quick) * _share_of_level(data) > (1 - _LEAST_GAIN) * min(len(quick), others):
             return quick
     return min(quick, _frame(data, _ZSTD_LEVEL), key=len)
+
+
+def _entropy_bytes(data: memoryview) -> float:
+    """About what single bytes take by how frequent they are."""
+    every = np.frombuffer(data, np.uint8)
+    some = every[:: -(-len(every) // _COUNTED_BYTES)]
+    return static.entropy_bits(static.count(some, 256)) / 8 * len(every) / len(some)
 
 
 def _share_of_level(data: memoryview) -> float:

@@ -17,10 +17,12 @@ from ectorch.bitstream.codings.context import Alphabet, Layout
 
 _ASKED_SHARE, _ASKED_BYTES = 1 / 64, 1 << 14  # of the static stream: can the context coder win?
 _SEARCHED_SHARE, _SEARCHED_BYTES = 1 / 16, 1 << 16  # the same: in which layout?
+_SPARSE_BITS, _SPARSE_SHARE = 1.0, 1 / 4  # below so many bits an item both are of this share
 _MOST_ITEMS = 1 << 22
 _PLACES = 8
 _PLACE_ROWS = 4  # at least, where rows are many: a row is predicted from the two above
 _ASKED_LAYOUTS = Layout(), Layout(order=1)
+_LEAST_GAIN = 1 / 1000  # the context coder takes many times as long
 
 
 def find_layout(
@@ -31,7 +33,7 @@ def find_layout(
     counts: np.ndarray,
     static_bytes: int,
 ) -> Layout | None:
-    """The layout that codes a sample in the fewest bytes; None where none gains on a smaller one.
+    """The layout that codes a sample in the fewest bytes; None where none is likely to gain.
 
     Args:
         symbols, shape, alphabet, hints: as of `ectorch.bitstream.codings.context.encode`.
@@ -40,29 +42,44 @@ def find_layout(
     """
     table = symbols.reshape(shape[0] if shape else 1, -1)
     live = _has_empty_lines(table, alphabet.zero, counts)
-    with np.errstate(divide="ignore"):
-        lengths = np.log2(len(symbols) / counts.astype(np.float64))  # inf where nothing is
-    scale = 8 * static_bytes / float(counts[counts > 0] @ lengths[counts > 0])
+    lengths = _shares(counts, static_bytes)
+    sparse = 8 * static_bytes < _SPARSE_BITS * len(symbols)
+    asked, searched = (
+        (_rows_of(table, _SPARSE_SHARE, _ASKED_BYTES / static_bytes),) * 2
+        if sparse
+        else (
+            _rows_of(table, _ASKED_SHARE, _ASKED_BYTES / static_bytes),
+            _rows_of(table, _SEARCHED_SHARE, _SEARCHED_BYTES / static_bytes),
+        )
+    )
 
-    def gains(layout: Layout) -> bool:
-        coded = context.encode(sample.reshape(-1), of, alphabet, replace(layout, live=live), {})
-        return len(coded) < static
+    def gains(rows: np.ndarray, size: int) -> bool:
+        return size < (1 - _LEAST_GAIN) * float(lengths[rows].sum())
 
-    sample = _rows_of(table, static_bytes, _ASKED_SHARE, _ASKED_BYTES)
-    of = (len(sample), *shape[1:])
-    static = scale * float(lengths[sample].sum()) / 8
-    if not any(map(gains, _ASKED_LAYOUTS)):
+    def size(rows: np.ndarray, layout: Layout) -> int:
+        of = (len(rows), *shape[1:])
+        return len(context.encode(rows.reshape(-1), of, alphabet, layout, {}))
+
+    layouts = [replace(layout, live=live) for layout in _ASKED_LAYOUTS]
+    if not any(gains(asked, size(asked, layout)) for layout in layouts):
         return None
-    sample = _rows_of(table, static_bytes, _SEARCHED_SHARE, _SEARCHED_BYTES)
-    of = (len(sample), *shape[1:])
-    return replace(context.search(sample.reshape(-1), of, alphabet, hints), live=live)
+    of = (len(searched), *shape[1:])
+    layout, least = context.search(searched.reshape(-1), of, alphabet, hints)
+    return replace(layout, live=live) if gains(searched, least) else None
 
 
-def _rows_of(table: np.ndarray, size: int, share: float, least: int) -> np.ndarray:
-    """(some, columns): blocks of rows from evenly spaced places, ``least`` bytes or a ``share``."""
+def _shares(counts: np.ndarray, static_bytes: int) -> np.ndarray:
+    """(levels,) bytes that each symbol takes of a static stream."""
+    lengths = np.log2(counts.sum() / np.maximum(counts, 1).astype(np.float64))
+    shares: np.ndarray = lengths * (static_bytes / max(float(counts @ lengths), 1.0))
+    return shares
+
+
+def _rows_of(table: np.ndarray, *shares: float) -> np.ndarray:
+    """(some, columns): blocks of rows from evenly spaced places, the largest of some shares."""
     rows, columns = table.shape
     most = max(1, _MOST_ITEMS // columns)
-    wanted = min(most, max(1, math.ceil(rows * max(share, least / max(size, 1)))))
+    wanted = min(most, max(1, math.ceil(rows * max(shares))))
     if 2 * wanted >= rows:
         return table[:most]
     places = max(1, min(_PLACES, wanted // _PLACE_ROWS))

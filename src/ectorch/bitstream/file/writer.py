@@ -8,7 +8,6 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -38,7 +37,6 @@ VERSION = 1
 MAX_HEADER_BYTES = 1 << 24
 CRC_BYTES = 4
 LARGE_BYTES = 1 << 23  # tensors from here on are decoded by chunks, and have no hints
-_ALONE_SHARE = 1 / 2  # of a file: what takes more is coded by itself, its chunks at once
 _WORTH_THREADS_BYTES = 1 << 18  # less is done before a thread has started
 
 
@@ -189,25 +187,21 @@ def _parse_preset(preset: str) -> Preset:
 def _encode_all(
     sources: list[_Source], preset: Preset, workers: Workers, earlier: Mapping[str, Choice]
 ) -> list[Coded]:
-    """Every tensor: first those that are most of the file, their chunks at once, then others."""
-    coded: dict[int, Coded | Future[Coded]] = {}
+    """Every tensor: the longest first, whose chunks are for threads that have none of their own."""
     arounds: dict[int, Surroundings] = {}
     hints = Hints()
     own = [(at, name, tensor) for at, (name, tensor, source) in enumerate(sources) if not source]
     for at, name, tensor in own:
         small = tensor.bits.nbytes < LARGE_BYTES  # larger ones are to be read without others
         given = hints.give(at, tensor) if small and preset is Preset.SMALL else {}
-        arounds[at] = Surroundings(preset, given, earlier.get(name))
-    total = sum(tensor.bits.nbytes for _, _, tensor in own)
+        arounds[at] = Surroundings(preset, given, earlier.get(name), workers.map)
     longest_first = sorted(own, key=lambda each: -each[2].bits.nbytes)
-    for at, _, tensor in longest_first:
-        if tensor.bits.nbytes >= max(LARGE_BYTES, _ALONE_SHARE * total):
-            coded[at] = code_tensor(tensor, replace(arounds[at], map=workers.map))
-        else:
-            coded[at] = workers.submit(partial(code_tensor, tensor, arounds[at]))
+    coded = {
+        at: workers.submit(partial(code_tensor, tensor, arounds[at]))
+        for at, _, tensor in longest_first
+    }
     alias = Coded(Coding.ALIAS, b"", Choice(Coding.ALIAS))
-    every = [coded.get(at, alias) for at in range(len(sources))]
-    return [each if isinstance(each, Coded) else each.result() for each in every]
+    return [coded[at].result() if at in coded else alias for at in range(len(sources))]
 
 
 def _sorted_with_aliases(tensors: Mapping[str, RawTensor]) -> Iterator[_Source]:
