@@ -311,7 +311,7 @@ class _Symbols:
                 if coding is Coding.STATIC:
                     return
             if only is Coding.STATIC or (only is None and around.preset is Preset.SMALL):
-                yield Coding.STATIC, self.head + static.encode(self.symbols, levels)
+                yield Coding.STATIC, self.head + static.encode(self.symbols, levels, self.counts)
 
     def encode_in_context(self, layout: Layout, around: Surroundings) -> bytes:
         return self.head + context.encode(
