@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum, IntEnum
 from functools import cached_property
 from typing import Any, Protocol
@@ -87,12 +87,18 @@ class Choice:
     layout: Layout | None = None
     order0_bytes: float = -1.0
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers and text, for a checkpoint."""
+        return asdict(self) | {"coding": int(self.coding)}
+
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Choice:
-        """Inverse of `dataclasses.asdict`."""
+        """Inverse of `as_dict`."""
         layout = fields["layout"]
         return cls(
-            Coding(fields["coding"]), layout and Layout(**layout), float(fields["order0_bytes"])
+            Coding(fields["coding"]),
+            None if layout is None else Layout(**layout),
+            float(fields["order0_bytes"]),
         )
 
     def fits(self, order0_bytes: float) -> bool:
