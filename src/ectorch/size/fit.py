@@ -74,7 +74,7 @@ def fit_size(
     Returns:
         the size of the file that ``finalize`` and `ectorch.save_file` will write. It is below 99 %
         of the target, with a warning, where too few weights may move, as in a network that died,
-        or where the next move takes more than what is left.
+        or one that moves takes more than what is left.
 
     Raises:
         ConfigError: when ``target_bytes`` is no whole number above 0, ``model`` is no module, or
@@ -96,18 +96,18 @@ def fit_size(
             stacklevel=2,
         )
 
+    known = SizeMeter(finalize) if meter is None else meter
+
     def told(size: int) -> int:
         if on_progress is not None:
             on_progress(size)
         return size
 
-    def measured(network: nn.Module) -> int:
-        return told(meter(network).total)
+    def measured() -> int:
+        return told(known(model).total)
 
     def written() -> int:
         return told(SizeMeter(finalize)(model).total)  # a new one searches, as `save` does
-
-    meter = SizeMeter(finalize) if meter is None else meter
 
     size = written()
     if _LEAST_SHARE * target_bytes <= size <= target_bytes:
@@ -119,17 +119,17 @@ def fit_size(
         _check_least(least, target_bytes, frozen)
     states = optimizer.state if optimizer is not None else {}
     importance = {p: s["exp_avg_sq"] for p, s in states.items() if "exp_avg_sq" in s}
-    aim, rounds, stuck = target_bytes, 0, False
+    aim, rounds, was_larger = target_bytes, 0, False
     while rounds < _ROUNDS or size > target_bytes:
-        stuck = not _fit_measured(model, aim, importance, measured)
+        was_larger |= _fit_measured(model, aim, importance, measured)
         size = written()
         if _LEAST_SHARE * target_bytes <= size <= target_bytes:
             return size
         # what is measured is a little off what is written
         aim += int((1 + _LEAST_SHARE) / 2 * target_bytes) - size
         rounds += 1
-    why = "the next weight that would move takes more than what is left"
-    if stuck:
+    why = "one weight that moves takes more than what is left"
+    if not was_larger:
         why = (
             "too few weights are left that may move; where the network died (see its error), start "
             "from a lower alpha, or give it more steps, or a longer warmup or ramp"
@@ -148,27 +148,32 @@ def _fit_measured(
     model: nn.Module,
     target_bytes: int,
     importance: Mapping[Tensor, Tensor],
-    size: Callable[[nn.Module], int],
+    measure: Callable[[], int],
 ) -> bool:
-    """Move symbols until the model is no larger than ``target_bytes``.
+    """Move symbols until what ``measure`` gives is no larger than ``target_bytes``.
 
     Returns:
-        whether any weight is left that could have moved.
+        whether a file was met that is larger: then it was not for lack of moves where it ends.
     """
+    sizes: list[int] = []
+
+    def size() -> int:
+        sizes.append(measure())
+        return sizes[-1]
+
     freeze_symbols(model)
-    now = size(model)
+    now = size()
     while True:  # every weight moves once in each round
         toward_zero = now > target_bytes
         moves = _moves(model, importance, toward_zero)
-        left = any(len(each.index) for each in moves)
-        if now == target_bytes or not left:
+        if now == target_bytes or not sum(len(each.index) for each in moves):
             break
-        before, now = now, _take(model, moves, target_bytes, now, size)
+        before, now = now, _take(moves, target_bytes, now, size)
         # what fits is measured anew, and may then be a byte too much: the next round trims
         if now <= target_bytes and (toward_zero or now == before):
             break
     _check_least(now, target_bytes, frozen_names(model))
-    return left
+    return max(sizes) > target_bytes
 
 
 def _check_least(least: int, target_bytes: int, frozen: Sequence[str]) -> None:
@@ -268,17 +273,12 @@ def _live(nonzero: Tensor) -> Tensor:
     return maps.any(0, keepdim=True) & maps.any(1, keepdim=True)
 
 
-def _take(
-    model: nn.Module,
-    moves: list[_Moves],
-    target_bytes: int,
-    now: int,
-    size: Callable[[nn.Module], int],
-) -> int:
+def _take(moves: list[_Moves], target_bytes: int, now: int, size: Callable[[], int]) -> int:
     """Make the cheapest moves, as many as let the file fit and leave the least of it unused.
 
     Args:
-        now: bytes before any of them: they make a file that is too large smaller, others larger.
+        now: bytes before any of them, which make a file smaller that is too large, else larger.
+        size: of the file as it is with the moves made.
     """
     toward_zero = now > target_bytes
     most = sum(len(each.index) for each in moves)
@@ -287,7 +287,7 @@ def _take(
     def make(count: int) -> int:
         for change in changes:
             change.make(count)
-        tried[count] = size(model)
+        tried[count] = size()
         return tried[count]
 
     tried = {0: now}
@@ -329,7 +329,9 @@ def _changes(moves: list[_Moves]) -> list[_Change]:
     rank = torch.empty_like(ratios, dtype=torch.int64)
     rank[ratios.argsort(stable=True)] = torch.arange(len(ratios))
     found = []
-    for each, own in zip(moves, rank.split([len(each.index) for each in moves]), strict=True):
+    for each, own in zip(
+        moves, torch.split(rank, [len(each.index) for each in moves]), strict=True
+    ):
         original = each.symbols.reshape(-1).clone()
         ranks = torch.full_like(original, len(ratios), dtype=torch.int64)
         ranks[each.index] = own.to(ranks.device)

@@ -81,7 +81,7 @@ def test_a_hint_that_tells_dead_columns_saves_bytes():
     symbols = draw((40, 120), share=0.3).reshape(40, 120)
     symbols[:, dead] = 1
     hints = {2: np.where(dead, 0, 9).astype(np.uint32), 4: np.full(120, 9, np.uint32)}
-    found, size = context.search(symbols.reshape(-1), (40, 120), TERNARY, hints)
+    found, _ = context.search(symbols.reshape(-1), (40, 120), TERNARY, hints)
     assert found.hint == 2
     assert not found.light
     plain, hinted = (

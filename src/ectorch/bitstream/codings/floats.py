@@ -67,9 +67,10 @@ def compress(
         return _frame(data, _ZSTD_LEVEL)
     quick = _frame(data, _ZSTD_LEVEL_LARGE)
     others = _entropy_bytes(data) if limit is None else limit
-    if len(quick) > _REPEATED_SHARE * others:
-        if len(quick) * _share_of_level(data) > (1 - _LEAST_GAIN) * min(len(quick), others):
-            return quick
+    repeats = len(quick) <= _REPEATED_SHARE * others
+    most = (1 - _LEAST_GAIN) * min(len(quick), others)
+    if not repeats and len(quick) * _share_of_level(data) > most:
+        return quick
     return min(quick, _frame(data, _ZSTD_LEVEL), key=len)
 
 
@@ -83,7 +84,9 @@ def _entropy_bytes(data: memoryview) -> float:
 def _share_of_level(data: memoryview) -> float:
     """Bytes at level 19 over bytes at level 3, of pieces of the data."""
     size = max(_SAMPLE_BYTES, int(_SAMPLE_SHARE * data.nbytes)) // _SAMPLE_PLACES
-    starts = [(data.nbytes - size) * (2 * i + 1) // (2 * _SAMPLE_PLACES) for i in range(_SAMPLE_PLACES)]
+    starts = [
+        (data.nbytes - size) * (2 * i + 1) // (2 * _SAMPLE_PLACES) for i in range(_SAMPLE_PLACES)
+    ]
     pieces = [data[start : start + size] for start in starts]
     best, quick = (
         sum(len(_frame(piece, level)) for piece in pieces)

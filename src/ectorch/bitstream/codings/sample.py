@@ -44,14 +44,8 @@ def find_layout(
     live = _has_empty_lines(table, alphabet.zero, counts)
     lengths = _shares(counts, static_bytes)
     sparse = 8 * static_bytes < _SPARSE_BITS * len(symbols)
-    asked, searched = (
-        (_rows_of(table, _SPARSE_SHARE, _ASKED_BYTES / static_bytes),) * 2
-        if sparse
-        else (
-            _rows_of(table, _ASKED_SHARE, _ASKED_BYTES / static_bytes),
-            _rows_of(table, _SEARCHED_SHARE, _SEARCHED_BYTES / static_bytes),
-        )
-    )
+    least = _ASKED_BYTES / static_bytes
+    asked = _rows_of(table, _SPARSE_SHARE if sparse else _ASKED_SHARE, least)
 
     def gains(rows: np.ndarray, size: int) -> bool:
         return size < (1 - _LEAST_GAIN) * float(lengths[rows].sum())
@@ -63,9 +57,10 @@ def find_layout(
     layouts = [replace(layout, live=live) for layout in _ASKED_LAYOUTS]
     if not any(gains(asked, size(asked, layout)) for layout in layouts):
         return None
+    searched = asked if sparse else _rows_of(table, _SEARCHED_SHARE, _SEARCHED_BYTES / static_bytes)
     of = (len(searched), *shape[1:])
-    layout, least = context.search(searched.reshape(-1), of, alphabet, hints)
-    return replace(layout, live=live) if gains(searched, least) else None
+    layout, found = context.search(searched.reshape(-1), of, alphabet, hints)
+    return replace(layout, live=live) if gains(searched, found) else None
 
 
 def _shares(counts: np.ndarray, static_bytes: int) -> np.ndarray:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ectorch.bitstream.codings.choose import Choice, Coding, Preset
+from ectorch.bitstream.codings.choose import Choice, Preset
+from ectorch.bitstream.codings.decode import Coding
 from ectorch.bitstream.file.writer import encode_tensors
 from ectorch.bitstream.tensor import RawTensor
 

@@ -8,19 +8,19 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
 from ectorch.bitstream.codings.choose import (
     Choice,
     Coded,
-    Coding,
     Preset,
     Surroundings,
     code_tensor,
     estimate_bits,
 )
+from ectorch.bitstream.codings.decode import Coding
 from ectorch.bitstream.file.atomic import write_atomic
 from ectorch.bitstream.file.hints import Hints
 from ectorch.bitstream.file.index import Entry, encode_header, place
