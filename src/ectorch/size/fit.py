@@ -30,6 +30,7 @@ _LEAST_SHARE = 0.99  # of the target that a file takes
 _ROUNDS = 6
 _UNUSED_SHARE = 1 / 4000  # of the target: fewer bytes are not worth another measurement
 _LEAST_EXCESS = 1e-9
+_PROBED = 1 / 2, 1 / 4, 3 / 4  # of the moves
 _HALVED = 3  # each so many guesses one halves what is left, whatever sizes say
 
 
@@ -122,9 +123,11 @@ def fit_size(
     aim, rounds, was_larger = target_bytes, 0, False
     while rounds < _ROUNDS or size > target_bytes:
         was_larger |= _fit_measured(model, aim, importance, measured)
-        size = written()
+        before, size = size, written()
         if _LEAST_SHARE * target_bytes <= size <= target_bytes:
             return size
+        if size == before and not was_larger:  # nothing is left to move
+            break
         # what is measured is a little off what is written
         aim += int((1 + _LEAST_SHARE) / 2 * target_bytes) - size
         rounds += 1
@@ -293,12 +296,16 @@ def _take(moves: list[_Moves], target_bytes: int, now: int, size: Callable[[], i
     tried = {0: now}
     if make(most) > target_bytes and toward_zero:
         return tried[most]
-    if not toward_zero and tried[most] <= target_bytes:
-        return tried[most]
-    bracket = _Bracket(target_bytes, {0: now, most: tried[most]})
-    while bracket.is_open():
-        count = bracket.guess()
-        bracket.see(count, make(count))
+    larger = most if toward_zero or tried[most] > target_bytes else None
+    for share in _PROBED if larger is None else ():  # all moves fit: on the way it may be larger
+        if make(int(share * most)) > target_bytes:
+            larger = int(share * most)
+            break
+    if larger is not None:
+        bracket = _Bracket(target_bytes, {0: now, larger: tried[larger]})
+        while bracket.is_open():
+            count = bracket.guess()
+            bracket.see(count, make(count))
     # sizes do not grow with every move: some that was tried may be nearer than the last one
     best = max(tried, key=lambda count: (min(target_bytes - tried[count], 0), tried[count]))
     return tried[best] if best == [*tried][-1] else make(best)

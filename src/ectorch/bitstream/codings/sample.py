@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ectorch.bitstream.codings import context
+from ectorch.bitstream.codings import context, static
 from ectorch.bitstream.codings.context import Alphabet, Layout
 
 _ASKED_SHARE, _ASKED_BYTES = 1 / 64, 1 << 14  # of the static stream: can the context coder win?
@@ -42,13 +42,15 @@ def find_layout(
     """
     table = symbols.reshape(shape[0] if shape else 1, -1)
     live = _has_empty_lines(table, alphabet.zero, counts)
-    lengths = _shares(counts, static_bytes)
+    shares = _shares(counts, static_bytes)
     sparse = 8 * static_bytes < _SPARSE_BITS * len(symbols)
     least = _ASKED_BYTES / static_bytes
     asked = _rows_of(table, _SPARSE_SHARE if sparse else _ASKED_SHARE, least)
 
     def gains(rows: np.ndarray, size: int) -> bool:
-        return size < (1 - _LEAST_GAIN) * float(lengths[rows].sum())
+        return size < (1 - _LEAST_GAIN) * float(
+            static.count(rows.reshape(-1), len(counts)) @ shares
+        )
 
     def size(rows: np.ndarray, layout: Layout) -> int:
         of = (len(rows), *shape[1:])
@@ -60,7 +62,10 @@ def find_layout(
     searched = asked if sparse else _rows_of(table, _SEARCHED_SHARE, _SEARCHED_BYTES / static_bytes)
     of = (len(searched), *shape[1:])
     layout, found = context.search(searched.reshape(-1), of, alphabet, hints)
-    return replace(layout, live=live) if gains(searched, found) else None
+    if not gains(searched, found):
+        return None
+    # which rows and columns are empty, the sample does not show
+    return layout if len(searched) == len(table) else replace(layout, live=live)
 
 
 def _shares(counts: np.ndarray, static_bytes: int) -> np.ndarray:
