@@ -357,7 +357,8 @@ class _Bracket:
     def __init__(self, target_bytes: int, sizes: Mapping[int, int]) -> None:
         self._target = target_bytes
         self._ends = {count: self._excess(size) for count, size in sizes.items()}
-        self._guesses, self._unused = 0, math.inf
+        self._guesses = 0
+        self._unused = min(target_bytes - size for size in sizes.values() if size <= target_bytes)
         self._last: int | None = None
 
     def is_open(self) -> bool:
