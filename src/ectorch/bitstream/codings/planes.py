@@ -65,7 +65,7 @@ def encode(
     first = max(0, (len(bits) - items) // 2)
     sample = bits[first : first + items]
     about, distance, sign = min(
-        (_sketch_bytes(sample, distance, sign), distance, sign)
+        (_sketch_bytes(sample, distance, sign, thorough), distance, sign)
         for distance, sign in _transforms(tensor)
     )
     slack = _SKETCH_SLACK if thorough else _QUICK_SKETCH_SLACK
@@ -167,14 +167,13 @@ def _plane(bits: Bits, distance: int, sign: Sign, place: int) -> Plane:
     return plane
 
 
-def _sketch_bytes(bits: Bits, distance: int, sign: Sign) -> float:
+def _sketch_bytes(bits: Bits, distance: int, sign: Sign, thorough: bool) -> float:
     """About what `encode` spends on these items."""
+    price = _static_bytes if thorough else _about_static_bytes
     transformed = _transform(bits, distance, sign)
     planes = [_plane(transformed, 0, Sign.STAYS, place) for place in range(bits.itemsize)]
     plain = [_size(_encode_plain(plane, _SKETCH_LEVEL, True)) for plane in planes]
-    return sum(
-        min(size, _static_bytes(plane, size)) for plane, size in zip(planes, plain, strict=True)
-    )
+    return sum(min(size, price(plane, size)) for plane, size in zip(planes, plain, strict=True))
 
 
 def _size(coded: _Coded) -> int:
@@ -201,6 +200,13 @@ def _static_bytes(plane: Plane, most: int) -> float:
     if np.count_nonzero(counts) == 1 or static.entropy_bits(counts) >= 8 * most:
         return float("inf")
     return _STATIC_HEAD_BYTES + static.estimate_bits(counts) / 8
+
+
+def _about_static_bytes(plane: Plane, most: int) -> float:
+    """The same without a look for the best table."""
+    counts = static.count(plane, 256)
+    table_bits = static.least_table_bits(int(plane.max()) - int(plane.min()) + 1)
+    return _STATIC_HEAD_BYTES + (table_bits + static.entropy_bits(counts)) / 8
 
 
 def _encode_static(plane: Plane) -> _Coded:

@@ -15,14 +15,15 @@ import numpy as np
 from ectorch.bitstream.codings import context, static
 from ectorch.bitstream.codings.context import Alphabet, Layout
 
-_ASKED_SHARE, _ASKED_BYTES = 1 / 64, 1 << 14  # of the static stream: can the context coder win?
+_ASKED_SHARE, _ASKED_BYTES = 1 / 64, 1 << 13  # of the static stream: can the context coder win?
 _SEARCHED_SHARE, _SEARCHED_BYTES = 1 / 16, 1 << 16  # the same: in which layout?
-_SPARSE_BITS, _SPARSE_SHARE = 1.0, 1 / 4  # below so many bits an item both are of this share
+_SPARSE_BITS = 1.0  # an item; below, both are one sample
+_SPARSE_SHARE, _SPARSE_BYTES = 1 / 4, 1 << 14
+_HOPELESS = 1.03  # of the static bytes, in the first layout: no other makes up for it
 _MOST_ITEMS = 1 << 22
 _PLACES = 8
 _PLACE_ROWS = 4  # at least, where rows are many: a row is predicted from the two above
-_ASKED_LAYOUTS = Layout(), Layout(order=1)
-_LEAST_GAIN = 1 / 1000  # the context coder takes many times as long
+_GAINING = 0.999  # of the static bytes: the context coder takes many times as long
 
 
 def find_layout(
@@ -44,25 +45,27 @@ def find_layout(
     live = _has_empty_lines(table, alphabet.zero, counts)
     shares = _shares(counts, static_bytes)
     sparse = 8 * static_bytes < _SPARSE_BITS * len(symbols)
-    least = _ASKED_BYTES / static_bytes
-    asked = _rows_of(table, _SPARSE_SHARE if sparse else _ASKED_SHARE, least)
+    asked = (
+        _rows_of(table, _SPARSE_SHARE, _SPARSE_BYTES / static_bytes)
+        if sparse
+        else _rows_of(table, _ASKED_SHARE, _ASKED_BYTES / static_bytes)
+    )
 
-    def gains(rows: np.ndarray, size: int) -> bool:
-        return size < (1 - _LEAST_GAIN) * float(
-            static.count(rows.reshape(-1), len(counts)) @ shares
-        )
+    def share(rows: np.ndarray, size: int) -> float:
+        """Of the static bytes of these rows."""
+        return size / float(static.count(rows.reshape(-1), len(counts)) @ shares)
 
-    def size(rows: np.ndarray, layout: Layout) -> int:
-        of = (len(rows), *shape[1:])
-        return len(context.encode(rows.reshape(-1), of, alphabet, layout, {}))
+    def ask(layout: Layout) -> float:
+        of = (len(asked), *shape[1:])
+        return share(asked, len(context.encode(asked.reshape(-1), of, alphabet, layout, {})))
 
-    layouts = [replace(layout, live=live) for layout in _ASKED_LAYOUTS]
-    if not any(gains(asked, size(asked, layout)) for layout in layouts):
+    first = ask(Layout(live=live))
+    if first >= _GAINING and (first > _HOPELESS or ask(Layout(order=1, live=live)) >= _GAINING):
         return None
     searched = asked if sparse else _rows_of(table, _SEARCHED_SHARE, _SEARCHED_BYTES / static_bytes)
     of = (len(searched), *shape[1:])
     layout, found = context.search(searched.reshape(-1), of, alphabet, hints)
-    if not gains(searched, found):
+    if share(searched, found) >= _GAINING:
         return None
     # which rows and columns are empty, the sample does not show
     return layout if len(searched) == len(table) else replace(layout, live=live)
