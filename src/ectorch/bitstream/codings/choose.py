@@ -117,13 +117,12 @@ def code_tensor(tensor: RawTensor, around: Surroundings) -> Coded:
         if best.payload is not None:
             return Coded(best.coding, best.payload, earlier)
     best.offer(Coding.HALF, floats.encode_half(tensor))
-    if symbols is not None:
-        for coding, payload in _encode_symbols(symbols, around):
-            best.offer(coding, payload)
-    few = symbols is not None
-    thorough = tensor.bits.nbytes <= floats.SMALL_BYTES if symbols is None else symbols.are_small
-    del symbols  # they are large
-    _encode_bytes(best, tensor, around.preset, few, thorough)
+    if symbols is None:
+        thorough = around.preset is not Preset.SMALL or tensor.bits.nbytes <= floats.SMALL_BYTES
+        _encode_bytes(best, tensor, around.preset, False, thorough)
+    else:
+        _encode_symbols(best, symbols, tensor, around)
+        del symbols  # they are large
     if best.payload is None:
         return Coded(Coding.RAW, tensor.little_endian(), Choice(Coding.RAW, None, order0_bytes))
     layout = layout_of(best.coding, best.payload, tensor.dtype, tensor.shape, "what was coded")
@@ -260,31 +259,33 @@ class _Symbols:
         )
 
 
-def _encode_symbols(symbols: _Symbols, around: Surroundings) -> Iterator[tuple[Coding, bytes]]:
-    """Payloads of codebook and symbols, as far as they may be the smallest."""
-    if symbols.are_many:
-        return
-    smallest = symbols.raw_bytes
-    for coding, payload in symbols.encode_statically(around):
-        smallest = min(smallest, len(payload))
-        yield coding, payload
-    if around.preset is Preset.FAST or not symbols.have_contexts:
-        return
-    layout = _find_layout(symbols, around, smallest)
-    if layout is not None:
-        yield Coding.CONTEXT, symbols.encode_in_context(layout, around)
+def _encode_symbols(
+    best: _Best, symbols: _Symbols, tensor: RawTensor, around: Surroundings
+) -> None:
+    """Offer what few values may be coded in; on large tensors the context coder comes last."""
+    if not symbols.are_many:
+        for coding, payload in symbols.encode_statically(around):
+            best.offer(coding, payload)
+    quick = around.preset is Preset.SMALL and not symbols.are_small
+    if quick:
+        _encode_bytes(best, tensor, around.preset, True, False)
+    if not symbols.are_many and symbols.have_contexts and around.preset is not Preset.FAST:
+        layout = _find_layout(symbols, around, best.size - len(symbols.head))
+        if layout is not None:
+            best.offer(Coding.CONTEXT, symbols.encode_in_context(layout, around))
+    if not quick:
+        _encode_bytes(best, tensor, around.preset, True, True)
 
 
-def _find_layout(symbols: _Symbols, around: Surroundings, static_bytes: int) -> Layout | None:
-    """The layout for the context coder; None where it is not worth to be tried."""
+def _find_layout(symbols: _Symbols, around: Surroundings, most: int) -> Layout | None:
+    """The layout for the context coder; None where it is likely to take ``most`` bytes or more."""
     given = symbols.symbols, symbols.shape, symbols.alphabet
     if around.preset is Preset.BALANCED:
         layout = Layout(live=True, light=True)
         return layout if _is_worth(*given, layout) else None
     if symbols.are_small:
         return context.search(*given, around.hints)[0]
-    static_bytes -= len(symbols.head)
-    return sample.find_layout(*given, around.hints, symbols.counts, static_bytes)
+    return sample.find_layout(*given, around.hints, symbols.counts, most) if most > 0 else None
 
 
 def _encode_static(symbols: np.ndarray, levels: int, map: Map = map) -> tuple[Coding, bytes]:

@@ -16,7 +16,7 @@ from ectorch.bitstream.codings import context, static
 from ectorch.bitstream.codings.context import Alphabet, Layout
 
 _ASKED_SHARE, _ASKED_BYTES = 1 / 64, 1 << 13  # of the static stream: can the context coder win?
-_SEARCHED_SHARE, _SEARCHED_BYTES = 1 / 16, 1 << 16  # the same: in which layout?
+_SEARCHED_SHARE, _SEARCHED_BYTES = 1 / 16, 1 << 15  # the same: in which layout?
 _SPARSE_BITS = 1.0  # an item; below, both are one sample
 _SPARSE_SHARE, _SPARSE_BYTES = 1 / 4, 1 << 14
 _HOPELESS = 1.03  # of the static bytes, in the first layout: no other makes up for it
@@ -39,7 +39,7 @@ def find_layout(
     Args:
         symbols, shape, alphabet, hints: as of `ectorch.bitstream.codings.context.encode`.
         counts: (levels,) how often each symbol occurs.
-        static_bytes: that they take without a context.
+        static_bytes: that they take without a context, or in any other coding.
     """
     table = symbols.reshape(shape[0] if shape else 1, -1)
     live = _has_empty_lines(table, alphabet.zero, counts)
