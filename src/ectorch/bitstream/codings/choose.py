@@ -81,8 +81,10 @@ class Choice:
             float(fields["order0_bytes"]),
         )
 
-    def fits(self, order0_bytes: float) -> bool:
+    def fits(self, order0_bytes: float, hints: Mapping[int, np.ndarray]) -> bool:
         """Whether a tensor has changed so little since that the choice is likely to be the same."""
+        if self.layout is not None and self.layout.hint not in {None, *hints}:
+            return False
         if min(order0_bytes, self.order0_bytes) < 0:
             return order0_bytes == self.order0_bytes
         return abs(order0_bytes - self.order0_bytes) <= _CHANGED_SHARE * self.order0_bytes
@@ -111,7 +113,7 @@ def code_tensor(tensor: RawTensor, around: Surroundings) -> Coded:
     order0_bytes = -1.0 if symbols is None else symbols.order0_bytes
     best = _Best(tensor.bits.nbytes)
     earlier = around.earlier
-    if earlier is not None and earlier.fits(order0_bytes):
+    if earlier is not None and earlier.fits(order0_bytes, around.hints):
         for coding, payload in _encode_again(tensor, symbols, earlier, around):
             best.offer(coding, payload)
         if best.payload is not None:
