@@ -52,7 +52,7 @@ class SizeMeter:
 
     The network is copied, finalized as it will be in the end, and coded; the search for how to code
     a tensor is repeated only where it has changed much. So the size is that of the file, or
-    slightly more, at a fraction of the time.
+    slightly more, at a fraction of the time; rarely it is a byte or two less.
 
     Args:
         finalize: what will be done to the network before it is saved; it may change the copy. To
