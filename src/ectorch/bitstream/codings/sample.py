@@ -17,8 +17,8 @@ from ectorch.bitstream.codings.context import Alphabet, Layout
 
 _ASKED_SHARE, _ASKED_BYTES = 1 / 64, 1 << 13  # of the static stream: can the context coder win?
 _SEARCHED_SHARE, _SEARCHED_BYTES = 1 / 16, 1 << 15  # the same: in which layout?
-_SPARSE_BITS = 1.0  # an item; below, both are one sample
-_SPARSE_SHARE, _SPARSE_BYTES = 1 / 4, 1 << 14
+_SPARSE_BITS = 1.0  # an item; below, a model takes long to learn, and a symbol is soon coded
+_SPARSE_SHARE, _SPARSE_ASKED_BYTES, _SPARSE_SEARCHED_BYTES = 1 / 4, 1 << 16, 1 << 14
 _HOPELESS = 1.03  # of the static bytes, in the first layout: no other makes up for it
 _MOST_ITEMS = 1 << 22
 _PLACES = 8
@@ -46,7 +46,7 @@ def find_layout(
     shares = _shares(counts, static_bytes)
     sparse = 8 * static_bytes < _SPARSE_BITS * len(symbols)
     asked = (
-        _rows_of(table, _SPARSE_SHARE, _SPARSE_BYTES / static_bytes)
+        _rows_of(table, _SPARSE_SHARE, _SPARSE_ASKED_BYTES / static_bytes)
         if sparse
         else _rows_of(table, _ASKED_SHARE, _ASKED_BYTES / static_bytes)
     )
@@ -62,10 +62,14 @@ def find_layout(
     first = ask(Layout(live=live))
     if first >= _GAINING and (first > _HOPELESS or ask(Layout(order=1, live=live)) >= _GAINING):
         return None
-    searched = asked if sparse else _rows_of(table, _SEARCHED_SHARE, _SEARCHED_BYTES / static_bytes)
+    searched = (
+        _rows_of(table, _SPARSE_SHARE, _SPARSE_SEARCHED_BYTES / static_bytes)
+        if sparse
+        else _rows_of(table, _SEARCHED_SHARE, _SEARCHED_BYTES / static_bytes)
+    )
     of = (len(searched), *shape[1:])
     layout, found = context.search(searched.reshape(-1), of, alphabet, hints)
-    if share(searched, found) >= _GAINING:
+    if not sparse and share(searched, found) >= _GAINING:
         return None
     # which rows and columns are empty, the sample does not show
     return layout if len(searched) == len(table) else replace(layout, live=live)
