@@ -19,7 +19,7 @@ import atheris
 from parts import Parts, assemble, put_together, take_apart
 
 from ectorch.bitstream import DTYPES, Reader, load_file, native
-from ectorch.bitstream.codings.choose import Coding
+from ectorch.bitstream.codings.decode import Coding
 from ectorch.bitstream.file import reader as reading
 from ectorch.bitstream.file.index import Entry
 from ectorch.errors import FormatError

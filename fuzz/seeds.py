@@ -10,17 +10,10 @@ import numpy as np
 from parts import assemble, put_together
 
 from ectorch.bitstream import DTYPES, RawTensor, plain
-from ectorch.bitstream.codings.choose import (
-    Coding,
-    context,
-    count_nonzeros,
-    floats,
-    planes,
-    rans,
-    static,
-)
+from ectorch.bitstream.codings.choose import context, floats, planes, rans, static
 from ectorch.bitstream.codings.codebook import find_codebook
 from ectorch.bitstream.codings.context import Alphabet, Layout
+from ectorch.bitstream.codings.decode import Coding, count_nonzeros
 from ectorch.bitstream.file.index import Entry
 
 CORPUS = Path(__file__).parent / "corpus"

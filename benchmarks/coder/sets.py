@@ -138,14 +138,14 @@ def _grid_indices(tensor: RawTensor) -> np.ndarray | None:
 def _minilm(part: str, bits: int) -> SymbolSet:
     from safetensors.numpy import load
 
-    weight = load(_minilm_bytes())[_MINILM_TENSORS[part]]
+    weight = load(minilm_bytes())[_MINILM_TENSORS[part]]
     steps = (1 << bits - 1) - 1
     symbols = np.rint(weight / (np.abs(weight).max() / steps)).astype(np.int64)
     return SymbolSet(f"minilm {part} {bits} bits", (narrow(symbols),))
 
 
 @cache
-def _minilm_bytes() -> bytes:
+def minilm_bytes() -> bytes:
     path = cache_folder() / "minilm" / _MINILM_FILE
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

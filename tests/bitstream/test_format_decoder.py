@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ectorch.bitstream import DTYPES, RawTensor, Reader, encode_file
-from ectorch.bitstream.codings.choose import Coding
+from ectorch.bitstream.codings.decode import Coding
 
 HERE = Path(__file__).parent
 MOST_LINES = 300

@@ -9,16 +9,15 @@ import zstandard
 
 from ectorch.bitstream import RawTensor
 from ectorch.bitstream.codings.choose import (
-    Coding,
     Preset,
     Surroundings,
-    decode_tensor,
     encode_tensor,
     planes,
     rans,
     static,
 )
 from ectorch.bitstream.codings.codebook import Codebook
+from ectorch.bitstream.codings.decode import Coding, decode_tensor
 from ectorch.bitstream.wire import varint
 
 RNG = np.random.default_rng(0)

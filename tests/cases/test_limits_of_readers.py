@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ectorch.bitstream import DTYPES, Reader
-from ectorch.bitstream.codings.choose import Coding
+from ectorch.bitstream.codings.decode import Coding
 from ectorch.bitstream.file import reader
 from ectorch.bitstream.file.index import Entry, encode_header, place
 from ectorch.bitstream.wire import varint

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ectorch.bitstream import RawTensor
-from ectorch.bitstream.codings.choose import count_nonzeros
 from ectorch.bitstream.codings.context import can_hint
+from ectorch.bitstream.codings.decode import count_nonzeros
 from ectorch.bitstream.file.hints import Hints
 
 SHAPES = [(4, 6), (6, 4), (3, 2, 2), (12, 1), (2, 12), (12, 2, 6), (5,), (), (0, 3), (3, 0), (1, 4)]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ectorch.bitstream import Reader
-from ectorch.bitstream.codings.choose import Coding
+from ectorch.bitstream.codings.decode import Coding
 
 FILES = sorted(Path(__file__).parent.glob("*.ect"))
 

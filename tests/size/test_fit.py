@@ -6,12 +6,15 @@ import copy
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
 import ectorch as ec
 from ectorch.constrain.modules import Constrained
 from ectorch.errors import ConfigError, MismatchError
+from ectorch.size.fit import _Bracket
 from ectorch.storage.files import save
 from ectorch.workflow import convert
 
@@ -200,3 +203,79 @@ def test_moves_that_would_save_no_byte_are_not_made():
     moved = int((before != after).sum())
     assert 0 < moved < 0.05 * int(before.count_nonzero())
     assert not after[before != after].any()
+
+
+def test_progress_tells_of_every_file_and_the_last_is_the_one_that_remains(trained):
+    net, optimizer, _ = clone(trained)
+    target, seen = int(0.8 * ec.SizeMeter()(net).total), []
+    size = ec.fit_size(net, target, optimizer, on_progress=seen.append)
+    assert len(seen) > 3
+    assert seen[-1] == size
+    assert all(isinstance(each, int) for each in seen)
+
+
+def test_the_meter_that_is_made_finalizes_as_is_said():
+    torch.manual_seed(0)
+    net, calls = ec.prepare(nn.Linear(64, 120)), []
+
+    def with_more(model):
+        calls.append(model)
+        ec.finalize(model).register_buffer("classes", torch.linspace(0, 1, 1000))
+        return model
+
+    seen, target = [], int(0.8 * ec.SizeMeter(with_more)(net).total)
+    calls.clear()
+    assert ec.fit_size(net, target, None, with_more, on_progress=seen.append) <= target
+    assert len(calls) == len(seen)
+
+
+def test_a_move_that_takes_more_than_what_is_left_is_not_called_a_death():
+    torch.manual_seed(0)
+    net = ec.prepare(nn.Linear(64, 120), ec.Config(reach=4.0))
+    floats = torch.randn(1000)
+
+    def with_floats(model):
+        """As where one weight keeps a unit alive, and the unit a lot else."""
+        if ec.finalize(model).weight.count_nonzero() > 3000:
+            model.register_buffer("alive", floats)
+        return model
+
+    before = ec.SizeMeter(with_floats)(net).total
+    target = ec.SizeMeter()(net).total + 1000
+    assert target < before
+    with pytest.warns(RuntimeWarning, match="one weight that moves takes more than what is left"):
+        size = ec.fit_size(net, target, finalize=with_floats)
+    assert size < 0.99 * target
+
+
+@given(
+    most=st.integers(1, 1 << 24),
+    share=st.floats(0, 1),
+    power=st.floats(0.2, 6),
+    falling=st.booleans(),
+)
+def test_a_bracket_is_closed_in_few_guesses(most, share, power, falling):
+    def size(count):
+        part = count / most
+        return 1000 + int(1e6 * ((1 - part) if falling else part) ** power)
+
+    low, high = sorted((size(0), size(most)))
+    target = int(low + share * (high - low))
+    assume(low <= target < high)
+    bracket, sizes, guesses = _Bracket(target, {n: size(n) for n in (0, most)}), [low], 0
+    while bracket.is_open():
+        count = bracket.guess()
+        assert 0 < count < most
+        sizes.append(size(count))
+        bracket.see(count, sizes[-1])
+        guesses += 1
+    best = max(each for each in sizes if each <= target)
+    fitting = max(size(n) for n in near(bracket) if size(n) <= target)
+    assert best >= min(fitting, target - target / 4000)
+    assert guesses <= 45
+
+
+def near(bracket):
+    """The numbers of moves that a closed bracket has not excluded."""
+    few, many = sorted(bracket._ends)
+    return few, many

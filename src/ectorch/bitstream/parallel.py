@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import operator
 import os
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from typing import Any, TypeVar
 
 from ectorch.bitstream import native
@@ -65,8 +65,29 @@ class Workers:
         return self._pool.submit(work)
 
     def map(self, work: Callable[[Any], _Result], items: Iterable[Any]) -> list[_Result]:
-        """``work`` of every item; never call it from a worker."""
+        """``work`` of every item, by this thread and by those that have nothing to do.
+
+        A worker may call it: it waits for nothing that has not begun.
+        """
         items = list(items)
-        if len(items) == 1:
-            return [work(items[0])]
-        return [task.result() for task in [self.submit(partial(work, item)) for item in items]]
+        results: list[Any] = [None] * len(items)
+        left = deque(enumerate(items))
+
+        def take() -> None:
+            while True:
+                try:
+                    at, item = left.popleft()  # of threads that ask at once, each gets its own
+                except IndexError:
+                    return
+                results[at] = work(item)
+
+        others = [] if self.threads == 1 else items[1 : self.threads]
+        helpers = [self.submit(take) for _ in others]
+        try:
+            take()
+        finally:
+            left.clear()
+            begun = [helper for helper in helpers if not helper.cancel()]
+        for helper in begun:
+            helper.result()
+        return results

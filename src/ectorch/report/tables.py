@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ectorch.bitstream import Reader
-from ectorch.bitstream.codings.choose import Coding
+from ectorch.bitstream.codings.decode import Coding
 from ectorch.bitstream.tensor import RawTensor
 from ectorch.report.text import cell
 

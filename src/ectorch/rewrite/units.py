@@ -117,8 +117,12 @@ def sort_units(model: nn.Module, forward_only: bool = False) -> nn.Module:
 @torch.no_grad()
 def sort_chain(chain: Chain) -> None:
     """`sort_units` of one chain."""
-    incoming = _hard(chain.first, "weight").flatten(1).count_nonzero(1)
-    outgoing = _by_unit(chain).count_nonzero((0, 2))
+    incoming, outgoing = _hard(chain.first, "weight").flatten(1) != 0, _by_unit(chain) != 0
+    # several times as fast as count_nonzero, which counts in int64
+    incoming, outgoing = (
+        incoming.sum(1, dtype=torch.int32),
+        outgoing.sum(2, dtype=torch.int32).sum(0),
+    )
     _select(chain, (incoming + outgoing).argsort(descending=True, stable=True), None)
 
 

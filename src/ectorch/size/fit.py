@@ -8,6 +8,7 @@ the size is that of the file.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ from ectorch.workflow import freeze_symbols
 
 _LEAST_SHARE = 0.99  # of the target that a file takes
 _ROUNDS = 6
+_UNUSED_SHARE = 1 / 4000  # of the target: fewer bytes are not worth another measurement
+_LEAST_EXCESS = 1e-9
+_PROBED = 1 / 2, 1 / 4, 3 / 4  # of the moves
+_HALVED = 3  # each so many guesses one halves what is left, whatever sizes say
 
 
 @dataclass
@@ -51,6 +56,7 @@ def fit_size(
     optimizer: torch.optim.Optimizer | None = None,
     finalize: Callable[[nn.Module], nn.Module] = workflow.finalize,
     meter: SizeMeter | None = None,
+    on_progress: Callable[[int], object] | None = None,
 ) -> int:
     """Freeze the symbols of a prepared network, in place, so that its file has a size.
 
@@ -63,11 +69,13 @@ def fit_size(
         optimizer: that trained the network: its mean squared gradients (Adam's ``exp_avg_sq``) say
             what a move costs; all weights are alike where it has none.
         finalize: what will be done to the network before it is saved.
-        meter: that has measured it before, and knows how to code it.
+        meter: that has measured it before, and knows how to code it; a new one if None.
+        on_progress: is told the bytes of each file that is measured on the way, some ten to fifty.
 
     Returns:
         the size of the file that ``finalize`` and `ectorch.save_file` will write. It is below 99 %
-        of the target, with a warning, where too few weights may move, as in a network that died.
+        of the target, with a warning, where too few weights may move, as in a network that died,
+        or one that moves takes more than what is left.
 
     Raises:
         ConfigError: when ``target_bytes`` is no whole number above 0, ``model`` is no module, or
@@ -89,8 +97,18 @@ def fit_size(
             stacklevel=2,
         )
 
+    known = SizeMeter(finalize) if meter is None else meter
+
+    def told(size: int) -> int:
+        if on_progress is not None:
+            on_progress(size)
+        return size
+
+    def measured() -> int:
+        return told(known(model).total)
+
     def written() -> int:
-        return SizeMeter(finalize)(model).total  # a new one searches, as `save` does
+        return told(SizeMeter(finalize)(model).total)  # a new one searches, as `save` does
 
     size = written()
     if _LEAST_SHARE * target_bytes <= size <= target_bytes:
@@ -102,20 +120,26 @@ def fit_size(
         _check_least(least, target_bytes, frozen)
     states = optimizer.state if optimizer is not None else {}
     importance = {p: s["exp_avg_sq"] for p, s in states.items() if "exp_avg_sq" in s}
-    meter = meter or SizeMeter()
-    aim, rounds = target_bytes, 0
+    aim, rounds, was_larger = target_bytes, 0, False
     while rounds < _ROUNDS or size > target_bytes:
-        _fit_measured(model, aim, importance, meter)
-        size = written()
+        was_larger |= _fit_measured(model, aim, importance, measured)
+        before, size = size, written()
         if _LEAST_SHARE * target_bytes <= size <= target_bytes:
             return size
+        if size == before and not was_larger:  # nothing is left to move
+            break
         # what is measured is a little off what is written
         aim += int((1 + _LEAST_SHARE) / 2 * target_bytes) - size
         rounds += 1
+    why = "one weight that moves takes more than what is left"
+    if not was_larger:
+        why = (
+            "too few weights are left that may move; where the network died (see its error), start "
+            "from a lower alpha, or give it more steps, or a longer warmup or ramp"
+        )
     warnings.warn(
-        f"the file takes {size:,} bytes, {target_bytes:,} were asked for: too few weights are "
-        "left that may move; where the network died (see its error), start from a lower alpha, "
-        f"or give it more steps, or a longer warmup or ramp{said_of_frozen(frozen)}",
+        f"the file takes {size:,} bytes, {target_bytes:,} were asked for: "
+        f"{why}{said_of_frozen(frozen)}",
         RuntimeWarning,
         stacklevel=2,
     )
@@ -124,25 +148,35 @@ def fit_size(
 
 @torch.no_grad()
 def _fit_measured(
-    model: nn.Module, target_bytes: int, importance: Mapping[Tensor, Tensor], meter: SizeMeter
-) -> None:
-    """Move symbols until ``meter`` finds the model no larger than ``target_bytes``."""
+    model: nn.Module,
+    target_bytes: int,
+    importance: Mapping[Tensor, Tensor],
+    measure: Callable[[], int],
+) -> bool:
+    """Move symbols until what ``measure`` gives is no larger than ``target_bytes``.
 
-    def size(network: nn.Module) -> int:
-        return meter(network).total
+    Returns:
+        whether a file was met that is larger: then it was not for lack of moves where it ends.
+    """
+    sizes: list[int] = []
+
+    def size() -> int:
+        sizes.append(measure())
+        return sizes[-1]
 
     freeze_symbols(model)
-    now = size(model)
+    now = size()
     while True:  # every weight moves once in each round
         toward_zero = now > target_bytes
         moves = _moves(model, importance, toward_zero)
         if now == target_bytes or not sum(len(each.index) for each in moves):
             break
-        before, now = now, _take(model, moves, target_bytes, size, toward_zero)
+        before, now = now, _take(moves, target_bytes, now, size)
         # what fits is measured anew, and may then be a byte too much: the next round trims
         if now <= target_bytes and (toward_zero or now == before):
             break
     _check_least(now, target_bytes, frozen_names(model))
+    return max(sizes) > target_bytes
 
 
 def _check_least(least: int, target_bytes: int, frozen: Sequence[str]) -> None:
@@ -242,40 +276,113 @@ def _live(nonzero: Tensor) -> Tensor:
     return maps.any(0, keepdim=True) & maps.any(1, keepdim=True)
 
 
-def _take(
-    model: nn.Module,
-    moves: list[_Moves],
-    target_bytes: int,
-    size: Callable[[nn.Module], int],
-    toward_zero: bool,
-) -> int:
-    """Make the cheapest moves, as many as let the file fit and leave the least of it unused."""
+def _take(moves: list[_Moves], target_bytes: int, now: int, size: Callable[[], int]) -> int:
+    """Make the cheapest moves, as many as let the file fit and leave the least of it unused.
+
+    Args:
+        now: bytes before any of them, which make a file smaller that is too large, else larger.
+        size: of the file as it is with the moves made.
+    """
+    toward_zero = now > target_bytes
+    most = sum(len(each.index) for each in moves)
+    changes = _changes(moves)
+
+    def make(count: int) -> int:
+        for change in changes:
+            change.make(count)
+        tried[count] = size()
+        return tried[count]
+
+    tried = {0: now}
+    if make(most) > target_bytes and toward_zero:
+        return tried[most]
+    larger = most if toward_zero or tried[most] > target_bytes else None
+    for share in _PROBED if larger is None else ():  # all moves fit: on the way it may be larger
+        if make(int(share * most)) > target_bytes:
+            larger = int(share * most)
+            break
+    if larger is not None:
+        bracket = _Bracket(target_bytes, {0: now, larger: tried[larger]})
+        while bracket.is_open():
+            count = bracket.guess()
+            bracket.see(count, make(count))
+    # sizes do not grow with every move: some that was tried may be nearer than the last one
+    best = max(tried, key=lambda count: (min(target_bytes - tried[count], 0), tried[count]))
+    return tried[best] if best == [*tried][-1] else make(best)
+
+
+@dataclass
+class _Change:
+    """The moves of one parameter, of which the first are made.
+
+    Attributes:
+        original, moved: (n,) symbols before and after all moves.
+        rank: (n,) of its move among those of all parameters, the cheapest is 0.
+    """
+
+    symbols: Tensor
+    original: Tensor
+    moved: Tensor
+    rank: Tensor
+
+    def make(self, count: int) -> None:
+        """The cheapest ``count`` of all moves."""
+        now = torch.where(self.rank < count, self.moved, self.original)
+        self.symbols.copy_(now.reshape(self.symbols.shape))
+
+
+def _changes(moves: list[_Moves]) -> list[_Change]:
     ratios = torch.cat([each.ratio.cpu() for each in moves])
     rank = torch.empty_like(ratios, dtype=torch.int64)
     rank[ratios.argsort(stable=True)] = torch.arange(len(ratios))
-    ranks = torch.split(rank, [len(each.index) for each in moves])
-    originals = [each.symbols.clone() for each in moves]
+    found = []
+    for each, own in zip(
+        moves, torch.split(rank, [len(each.index) for each in moves]), strict=True
+    ):
+        original = each.symbols.reshape(-1).clone()
+        ranks = torch.full_like(original, len(ratios), dtype=torch.int64)
+        ranks[each.index] = own.to(ranks.device)
+        moved = original.index_put((each.index,), each.target)
+        found.append(_Change(each.symbols, original, moved, ranks))
+    return found
 
-    def make(count: int) -> bool:
-        for each, original, own in zip(moves, originals, ranks, strict=True):
-            chosen = (own < count).to(each.index.device)
-            moved = original.reshape(-1).index_put((each.index[chosen],), each.target[chosen])
-            each.symbols.copy_(moved.reshape(original.shape))
-        tried[count] = size(model)
-        return tried[count] <= target_bytes
 
-    tried: dict[int, int] = {}
-    few, many = 0, len(ratios)
-    if not make(many) and toward_zero:
-        return tried[many]
-    if make(few) != make(many):
-        while many - few > 1:
-            middle = (few + many) // 2
-            if make(middle) == toward_zero:
-                many = middle
-            else:
-                few = middle
-    # sizes do not grow with every move: some that was tried may be nearer than the last one
-    best = max(tried, key=lambda count: (min(target_bytes - tried[count], 0), tried[count]))
-    make(best)
-    return tried[best]
+class _Bracket:
+    """Two numbers of moves, with one of which the file fits, with the other not: regula falsi.
+
+    Sizes fall along a smooth curve but for a few bytes, so that a guess is soon near. An end that
+    stays counts half each time (the Illinois rule), and some guesses halve the bracket.
+    """
+
+    def __init__(self, target_bytes: int, sizes: Mapping[int, int]) -> None:
+        self._target = target_bytes
+        self._ends = {count: self._excess(size) for count, size in sizes.items()}
+        self._guesses = 0
+        self._unused = min(target_bytes - size for size in sizes.values() if size <= target_bytes)
+        self._last: int | None = None
+
+    def is_open(self) -> bool:
+        few, many = sorted(self._ends)
+        return many - few > 1 and self._unused > _UNUSED_SHARE * self._target
+
+    def guess(self) -> int:
+        (few, low), (many, high) = sorted(self._ends.items())
+        self._guesses += 1
+        share = 0.5 if self._guesses % _HALVED == 0 else low / (low - high)
+        return min(max(few + round(share * (many - few)), few + 1), many - 1)
+
+    def see(self, count: int, size: int) -> None:
+        """Take note of the size with ``count`` moves, which lies between the ends."""
+        excess = self._excess(size)
+        if size <= self._target:
+            self._unused = min(self._unused, self._target - size)
+        (replaced,) = (end for end, other in self._ends.items() if (other > 0) == (excess > 0))
+        (kept,) = self._ends.keys() - {replaced}
+        del self._ends[replaced]
+        if self._last == kept:
+            self._ends[kept] /= 2
+        self._ends[count], self._last = excess, kept
+
+    def _excess(self, size: int) -> float:
+        """Nats above what is aimed at, in the middle of the sizes that will do, or below it."""
+        return math.log(size / self._target) + _UNUSED_SHARE / 2 or -_LEAST_EXCESS

@@ -5,14 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ectorch.bitstream.codings.choose import (
-    Coding,
-    Preset,
-    Surroundings,
-    decode_tensor,
-    encode_tensor,
-    estimate_bits,
-)
+from ectorch.bitstream.codings.choose import Preset, Surroundings, encode_tensor, estimate_bits
+from ectorch.bitstream.codings.decode import Coding, decode_tensor
 from ectorch.bitstream.tensor import DTYPES, RawTensor
 from ectorch.errors import FormatError
 

@@ -81,7 +81,7 @@ def test_a_hint_that_tells_dead_columns_saves_bytes():
     symbols = draw((40, 120), share=0.3).reshape(40, 120)
     symbols[:, dead] = 1
     hints = {2: np.where(dead, 0, 9).astype(np.uint32), 4: np.full(120, 9, np.uint32)}
-    found = context.search(symbols.reshape(-1), (40, 120), TERNARY, hints)
+    found, _ = context.search(symbols.reshape(-1), (40, 120), TERNARY, hints)
     assert found.hint == 2
     assert not found.light
     plain, hinted = (
@@ -96,7 +96,7 @@ def test_rows_that_are_images_are_found():
     y, x = np.mgrid[:16, :16]
     blob = (y - 7.5) ** 2 + (x - 7.5) ** 2 < 25
     symbols = np.where(blob & (rng.random((60, 16, 16)) < 0.5), 2, 1).astype(np.uint16)
-    assert context.search(symbols.reshape(-1), (60, 256), TERNARY, {}).maps == (16, 16)
+    assert context.search(symbols.reshape(-1), (60, 256), TERNARY, {})[0].maps == (16, 16)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ectorch.bitstream.codings.choose import Coding, decode_tensor, encode_tensor, planes
+from ectorch.bitstream.codings.choose import encode_tensor, planes
+from ectorch.bitstream.codings.decode import Coding, decode_tensor
 from ectorch.bitstream.codings.planes import PlaneCoding, Sign
 from ectorch.bitstream.tensor import DTYPES, RawTensor
 from ectorch.bitstream.wire import varint

@@ -1,6 +1,6 @@
 import pytest
 
-from ectorch.bitstream.codings.choose import Coding
+from ectorch.bitstream.codings.decode import Coding
 from ectorch.bitstream.file.index import Entry, decode_header, encode_header, place
 from ectorch.bitstream.wire import Cursor, varint
 from ectorch.errors import FormatError

@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from ectorch.bitstream.codings.choose import Coding
+from ectorch.bitstream.codings.decode import Coding
 from ectorch.bitstream.file.index import Entry, encode_header, place
 from ectorch.errors import FormatError
 

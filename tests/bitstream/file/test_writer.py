@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ectorch.bitstream import DTYPES, RawTensor, Reader, encode_file, write_atomic
-from ectorch.bitstream.codings.choose import Coding, Preset
+from ectorch.bitstream.codings.choose import Preset
+from ectorch.bitstream.codings.decode import Coding
 from ectorch.bitstream.file.index import Entry, encode_header, place
 from ectorch.bitstream.file.reader import DEFAULT_MAX_DECODED_BYTES
 from ectorch.bitstream.file.writer import encode_tensors, estimate_file_bits, write_file

@@ -131,8 +131,8 @@ def search(
     shape: Sequence[int],
     alphabet: Alphabet,
     hints: Mapping[int, np.ndarray],
-) -> Layout:
-    """The layout of the smallest first chunk, one thing after the other."""
+) -> tuple[Layout, int]:
+    """The layout of the smallest first chunk, one thing after the other; bytes of that chunk."""
     sizes: dict[Layout, int] = {}
 
     def size(layout: Layout) -> int:
@@ -150,7 +150,8 @@ def search(
     best = min([best, *(replace(best, hint=hint) for hint in fitting)], key=size)
     orders = _ORDERS if math.prod(best.maps or _shape_maps(shape)) > 1 else 2
     best = min([replace(best, order=order) for order in range(orders)], key=size)
-    return min([best, replace(best, live=True)], key=size)
+    best = min([best, replace(best, live=True)], key=size)
+    return best, size(best)
 
 
 class _ChunkCoder:

@@ -7,11 +7,18 @@ from types import ModuleType
 
 import numpy as np
 
+from ectorch.bitstream.codings import static
 from ectorch.bitstream.tensor import DTYPES, Bits, RawTensor, bits_dtype
 from ectorch.errors import ConfigError, FormatError
 
 _ZSTD_LEVEL = 19
 _ZSTD_LEVEL_LARGE = 3
+SMALL_BYTES = 1 << 17  # up to here level 19 is simply tried
+_SAMPLE_SHARE, _SAMPLE_BYTES = 1 / 64, 1 << 14  # of more, by which the levels are compared
+_SAMPLE_PLACES = 2
+_COUNTED_BYTES = 1 << 16
+_REPEATED_SHARE = 0.9  # of others' bytes that the quick level leaves: what no sample shows repeats
+_LEAST_GAIN = 1 / 200
 _BLOCK_BYTES = 1 << 17  # that one block of a frame holds at most, in 4 bytes at least
 LEAST_FRAME_BYTES = 10  # magic number, two bytes of the header, a block of one byte
 _FED_BYTES = 64  # small blocks are decoded together
@@ -21,25 +28,74 @@ _HALF_ITEMS = 1 << 18  # that are converted at once
 
 
 def encode_zstd(
-    tensor: RawTensor, limit: int | None = None, level: int | None = None
+    tensor: RawTensor,
+    limit: int | None = None,
+    level: int | None = None,
+    thorough: bool = True,
 ) -> bytes | None:
     """One frame of the items, or None where it is no shorter than ``limit`` bytes.
 
     Args:
-        level: see `compress`.
+        level, thorough: see `compress`.
     """
     data = tensor.bits.astype(tensor.bits.dtype.newbyteorder("<"), copy=False).data.cast("B")
     if limit is not None and (limit <= LEAST_FRAME_BYTES or _exceeds(data, limit)):
         return None
-    frame = compress(data, level)
+    frame = compress(data, level, thorough, limit)
     return frame if limit is None or len(frame) < limit else None
 
 
-def compress(data: bytes | memoryview, level: int | None = None) -> bytes:
-    """One zstd frame; ``level`` follows from the size unless it is given."""
-    size = memoryview(data).nbytes
-    if level is None:
-        level = _ZSTD_LEVEL if size <= _LARGE_BYTES else _ZSTD_LEVEL_LARGE
+def compress(
+    data: bytes | memoryview,
+    level: int | None = None,
+    thorough: bool = True,
+    limit: int | None = None,
+) -> bytes:
+    """One zstd frame.
+
+    Args:
+        level: follows from the data unless it is given: 19, or 3 for more than 4 MiB.
+        thorough: else 3, and 19 after it where repetitions or a sample let it be shorter.
+        limit: only a frame that is shorter is of use; by default, one that beats the entropy.
+    """
+    data = memoryview(data).cast("B")
+    if level is not None:
+        return _frame(data, level)
+    if data.nbytes > _LARGE_BYTES:
+        return _frame(data, _ZSTD_LEVEL_LARGE)
+    if thorough or data.nbytes <= SMALL_BYTES:
+        return _frame(data, _ZSTD_LEVEL)
+    quick = _frame(data, _ZSTD_LEVEL_LARGE)
+    others = _entropy_bytes(data) if limit is None else limit
+    repeats = len(quick) <= _REPEATED_SHARE * others
+    most = (1 - _LEAST_GAIN) * min(len(quick), others)
+    if not repeats and len(quick) * _share_of_level(data) > most:
+        return quick
+    return min(quick, _frame(data, _ZSTD_LEVEL), key=len)
+
+
+def _entropy_bytes(data: memoryview) -> float:
+    """About what single bytes take by how frequent they are."""
+    every = np.frombuffer(data, np.uint8)
+    some = every[:: -(-len(every) // _COUNTED_BYTES)]
+    return static.entropy_bits(static.count(some, 256)) / 8 * len(every) / len(some)
+
+
+def _share_of_level(data: memoryview) -> float:
+    """Bytes at level 19 over bytes at level 3, of pieces of the data."""
+    size = max(_SAMPLE_BYTES, int(_SAMPLE_SHARE * data.nbytes)) // _SAMPLE_PLACES
+    starts = [
+        (data.nbytes - size) * (2 * i + 1) // (2 * _SAMPLE_PLACES) for i in range(_SAMPLE_PLACES)
+    ]
+    pieces = [data[start : start + size] for start in starts]
+    best, quick = (
+        sum(len(_frame(piece, level)) for piece in pieces)
+        for level in (_ZSTD_LEVEL, _ZSTD_LEVEL_LARGE)
+    )
+    return best / quick
+
+
+def _frame(data: memoryview, level: int) -> bytes:
     frame: bytes = _zstandard().ZstdCompressor(level=level, write_content_size=False).compress(data)
     return frame
 

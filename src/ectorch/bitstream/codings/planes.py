@@ -26,6 +26,7 @@ _Coded = tuple[bytes, bytes | memoryview]  # the head of a plane, what follows i
 _SKETCH_LEVEL = 3  # of zstd, while transforms are compared
 _SKETCH_SLACK = 2  # given up past so many times the limit: a higher level will not make it up
 _SKETCH_ITEMS = 1 << 20  # of the middle, that transforms are compared by
+_QUICK_SKETCH_SLACK, _QUICK_SKETCH_ITEMS = 1.25, 1 << 16  # the same where time counts
 _BLOCK_ITEMS = 1 << 18  # that are worked on at once: temporaries stay small
 _LEAST_PLANE_BYTES = 2  # of a constant one
 _STATIC_HEAD_BYTES = 5  # kind, lowest and highest byte, two bytes of size: what most planes have
@@ -48,28 +49,33 @@ class PlaneCoding(IntEnum):
     STATIC = 3
 
 
-def encode(tensor: RawTensor, limit: int, level: int | None = None) -> bytes | None:
+def encode(
+    tensor: RawTensor, limit: int, level: int | None = None, thorough: bool = True
+) -> bytes | None:
     """The payload of at least one item, or None where it cannot be shorter than ``limit`` bytes.
 
     Args:
-        level: of zstd, see `ectorch.bitstream.codings.floats.compress`.
+        level, thorough: of zstd, see `ectorch.bitstream.codings.floats.compress`; what is not
+            thorough compares transforms by fewer items, too.
     """
     bits = tensor.bits
     if limit <= 1 + _LEAST_PLANE_BYTES * bits.itemsize:
         return None
-    first = max(0, (len(bits) - _SKETCH_ITEMS) // 2)
-    sample = bits[first : first + _SKETCH_ITEMS]
+    items = _SKETCH_ITEMS if thorough else _QUICK_SKETCH_ITEMS
+    first = max(0, (len(bits) - items) // 2)
+    sample = bits[first : first + items]
     about, distance, sign = min(
-        (_sketch_bytes(sample, distance, sign), distance, sign)
+        (_sketch_bytes(sample, distance, sign, thorough), distance, sign)
         for distance, sign in _transforms(tensor)
     )
-    if about * len(bits) / len(sample) >= _SKETCH_SLACK * limit:
+    slack = _SKETCH_SLACK if thorough else _QUICK_SKETCH_SLACK
+    if about * len(bits) / len(sample) >= slack * limit:
         return None
     out = io.BytesIO()
     size: float = out.write(varint(distance << 2 | sign))
     for place in reversed(range(bits.itemsize)):
         plane = _plane(bits, distance, sign, place)
-        coded = _encode_plain(plane, level)
+        coded = _encode_plain(plane, level, thorough)
         static_bytes = _static_bytes(plane, _size(coded))
         size += min(_size(coded), static_bytes)
         if size >= limit:
@@ -161,28 +167,27 @@ def _plane(bits: Bits, distance: int, sign: Sign, place: int) -> Plane:
     return plane
 
 
-def _sketch_bytes(bits: Bits, distance: int, sign: Sign) -> float:
+def _sketch_bytes(bits: Bits, distance: int, sign: Sign, thorough: bool) -> float:
     """About what `encode` spends on these items."""
+    price = _static_bytes if thorough else _about_static_bytes
     transformed = _transform(bits, distance, sign)
     planes = [_plane(transformed, 0, Sign.STAYS, place) for place in range(bits.itemsize)]
-    plain = [_size(_encode_plain(plane, _SKETCH_LEVEL)) for plane in planes]
-    return sum(
-        min(size, _static_bytes(plane, size)) for plane, size in zip(planes, plain, strict=True)
-    )
+    plain = [_size(_encode_plain(plane, _SKETCH_LEVEL, True)) for plane in planes]
+    return sum(min(size, price(plane, size)) for plane, size in zip(planes, plain, strict=True))
 
 
 def _size(coded: _Coded) -> int:
     return len(coded[0]) + len(coded[1])
 
 
-def _encode_plain(plane: Plane, level: int | None) -> _Coded:
+def _encode_plain(plane: Plane, level: int | None, thorough: bool) -> _Coded:
     """The smallest of all but the static coder."""
     if plane.min() == plane.max():
         return bytes([PlaneCoding.CONSTANT]), bytes([plane[0]])
     raw: _Coded = bytes([PlaneCoding.RAW]), plane.data
     if _size(raw) <= floats.LEAST_FRAME_BYTES:
         return raw
-    frame = floats.compress(plane.data, level)
+    frame = floats.compress(plane.data, level, thorough)
     return min(raw, (bytes([PlaneCoding.ZSTD]) + varint(len(frame)), frame), key=_size)
 
 
@@ -195,6 +200,13 @@ def _static_bytes(plane: Plane, most: int) -> float:
     if np.count_nonzero(counts) == 1 or static.entropy_bits(counts) >= 8 * most:
         return float("inf")
     return _STATIC_HEAD_BYTES + static.estimate_bits(counts) / 8
+
+
+def _about_static_bytes(plane: Plane, most: int) -> float:
+    """The same without a look for the best table."""
+    counts = static.count(plane, 256)
+    table_bits = static.least_table_bits(int(plane.max()) - int(plane.min()) + 1)
+    return _STATIC_HEAD_BYTES + (table_bits + static.entropy_bits(counts)) / 8
 
 
 def _encode_static(plane: Plane) -> _Coded:

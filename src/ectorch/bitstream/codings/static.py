@@ -95,11 +95,15 @@ def count(symbols: np.ndarray, levels: int) -> np.ndarray:
     return total
 
 
-def encode(symbols: np.ndarray, levels: int) -> bytes:
-    """Code (n,) integer symbols in ``[0, levels)``, at least two of which occur."""
+def encode(symbols: np.ndarray, levels: int, counts: np.ndarray | None = None) -> bytes:
+    """Code (n,) integer symbols in ``[0, levels)``, at least two of which occur.
+
+    Args:
+        counts: (levels,) how often each occurs, if that is known.
+    """
     if symbols.dtype != np.uint8:
         symbols = symbols.astype(np.uint16, copy=False)
-    return _encode(symbols, best_table(count(symbols, levels)))
+    return _encode(symbols, best_table(count(symbols, levels) if counts is None else counts))
 
 
 def decode_into(

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ectorch.bitstream.codings.choose import count_nonzeros
 from ectorch.bitstream.codings.context import can_hint
+from ectorch.bitstream.codings.decode import count_nonzeros
 from ectorch.bitstream.tensor import RawTensor
 
 _MOST = 4

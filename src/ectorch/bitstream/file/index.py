@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ectorch.bitstream.codings.choose import Coding
+from ectorch.bitstream.codings.decode import Coding
 from ectorch.bitstream.file.names import decode_name, encode_name
 from ectorch.bitstream.tensor import DTYPES
 from ectorch.bitstream.wire import Cursor, varint

@@ -11,8 +11,8 @@ from functools import partial
 
 import numpy as np
 
-from ectorch.bitstream.codings.choose import Coding, count_nonzeros, decode_tensor, layout_of
 from ectorch.bitstream.codings.context import Counts, can_hint, no_counts
+from ectorch.bitstream.codings.decode import Coding, count_nonzeros, decode_tensor, layout_of
 from ectorch.bitstream.file.index import FREE_BYTES, Entry, decode_header
 from ectorch.bitstream.file.source import BytesSource, FileSource, Source
 from ectorch.bitstream.file.writer import (

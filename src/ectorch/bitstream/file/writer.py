@@ -8,19 +8,19 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
 from ectorch.bitstream.codings.choose import (
-    Coding,
+    Choice,
+    Coded,
     Preset,
     Surroundings,
-    encode_tensor,
+    code_tensor,
     estimate_bits,
 )
-from ectorch.bitstream.codings.context import Layout
+from ectorch.bitstream.codings.decode import Coding
 from ectorch.bitstream.file.atomic import write_atomic
 from ectorch.bitstream.file.hints import Hints
 from ectorch.bitstream.file.index import Entry, encode_header, place
@@ -36,7 +36,8 @@ MAGIC = b"ECT"
 VERSION = 1
 MAX_HEADER_BYTES = 1 << 24
 CRC_BYTES = 4
-LARGE_BYTES = 1 << 23  # tensors from here on are coded and decoded by chunks
+LARGE_BYTES = 1 << 23  # tensors from here on are decoded by chunks, and have no hints
+_LOOKED_AT_ITEMS = 256
 _WORTH_THREADS_BYTES = 1 << 18  # less is done before a thread has started
 
 
@@ -47,10 +48,12 @@ class Encoded:
     Attributes:
         head: all up to the first checksum.
         coded: each entry, in order, and its payload.
+        choices: how to code each tensor again when it has changed a little, by name.
     """
 
     head: bytes
     coded: list[tuple[Entry, bytes]]
+    choices: dict[str, Choice]
 
     def parts(self) -> Iterator[bytes]:
         """The file's bytes."""
@@ -112,12 +115,12 @@ def encode_tensors(
     metadata: Mapping[str, str],
     preset: Preset,
     threads: int | None,
-    layouts: Mapping[str, Layout] | None = None,
+    earlier: Mapping[str, Choice] | None = None,
 ) -> Encoded:
     """A file, in parts.
 
     Args:
-        layouts: of tensors by name, instead of a search.
+        earlier: choices for tensors by name, which are kept for those that have changed little.
 
     Raises:
         ConfigError, UnsupportedTensorError: as `encode_file`.
@@ -128,14 +131,15 @@ def encode_tensors(
         check_name(name)
     sources = list(_sorted_with_aliases(tensors))
     with workers_for(threads, sum(tensor.bits.nbytes for tensor in tensors.values())) as workers:
-        coded = _encode_all(sources, preset, workers, layouts or {})
+        coded = _encode_all(sources, preset, workers, earlier or {})
     entries = [
-        Entry(name, tensor.dtype, tensor.shape, coding, len(payload), alias_of=source)
-        for (name, tensor, source), (coding, payload) in zip(sources, coded, strict=True)
+        Entry(name, tensor.dtype, tensor.shape, each.coding, len(each.payload), alias_of=source)
+        for (name, tensor, source), each in zip(sources, coded, strict=True)
     ]
     placed = place(entries)
     head = _head(encode_header(placed, metadata))
-    return Encoded(head, [*zip(placed, (payload for _, payload in coded), strict=True)])
+    choices = {entry.name: each.choice for entry, each in zip(placed, coded, strict=True)}
+    return Encoded(head, [*zip(placed, (each.payload for each in coded), strict=True)], choices)
 
 
 def estimate_file_bits(
@@ -182,37 +186,42 @@ def _parse_preset(preset: str) -> Preset:
 
 
 def _encode_all(
-    sources: list[_Source], preset: Preset, workers: Workers, layouts: Mapping[str, Layout]
-) -> list[tuple[Coding, bytes]]:
-    """Coding and payload of each tensor: small ones at once, then chunks of a large one at once."""
-    coded: dict[int, Future[tuple[Coding, bytes]]] = {}
-    others: dict[int, tuple[Coding, bytes]] = {}
+    sources: list[_Source], preset: Preset, workers: Workers, earlier: Mapping[str, Choice]
+) -> list[Coded]:
+    """Every tensor: the longest first, whose chunks are for threads that have none of their own."""
+    arounds: dict[int, Surroundings] = {}
     hints = Hints()
-    for at, (name, tensor, source) in enumerate(sources):
-        if source is None and tensor.bits.nbytes < LARGE_BYTES:  # so that others are read alone
-            given = hints.give(at, tensor) if preset is Preset.SMALL else {}
-            around = Surroundings(preset, given, layouts.get(name))
-            coded[at] = workers.submit(partial(encode_tensor, tensor, around))
-    for at, (name, tensor, source) in enumerate(sources):
-        if source is not None:
-            others[at] = Coding.ALIAS, b""
-        elif at not in coded:
-            around = Surroundings(preset, layout=layouts.get(name), map=workers.map)
-            others[at] = encode_tensor(tensor, around)
-    return [others[at] if at in others else coded[at].result() for at in range(len(sources))]
+    own = [(at, name, tensor) for at, (name, tensor, source) in enumerate(sources) if not source]
+    for at, name, tensor in own:
+        small = tensor.bits.nbytes < LARGE_BYTES  # larger ones are to be read without others
+        given = hints.give(at, tensor) if small and preset is Preset.SMALL else {}
+        arounds[at] = Surroundings(preset, given, earlier.get(name), workers.map)
+    longest_first = sorted(own, key=lambda each: -each[2].bits.nbytes)
+    coded = {
+        at: workers.submit(partial(code_tensor, tensor, arounds[at]))
+        for at, _, tensor in longest_first
+    }
+    alias = Coded(Coding.ALIAS, b"", Choice(Coding.ALIAS))
+    return [coded[at].result() if at in coded else alias for at in range(len(sources))]
 
 
 def _sorted_with_aliases(tensors: Mapping[str, RawTensor]) -> Iterator[_Source]:
     """Each name, its tensor, and the earlier name that holds the same bits, if any."""
-    alike = Counter((tensor.dtype, tensor.shape) for tensor in tensors.values())
+    alike = Counter(map(_looks, tensors.values()))
     first: dict[tuple[str, tuple[int, ...], bytes], str] = {}
     for name in sorted(tensors, key=str.encode):
         tensor = tensors[name]
         source = name
-        if alike[tensor.dtype, tensor.shape] > 1:
+        if alike[_looks(tensor)] > 1:
             digest = hashlib.sha256(tensor.bits.data).digest()
             source = first.setdefault((tensor.dtype, tensor.shape, digest), name)
         yield name, tensor, None if source == name else source
+
+
+def _looks(tensor: RawTensor) -> tuple[str, tuple[int, ...], bytes]:
+    """What is quickly told of a tensor, and is the same of an equal one."""
+    some = tensor.bits[:: max(1, len(tensor.bits) // _LOOKED_AT_ITEMS)]
+    return tensor.dtype, tensor.shape, some.tobytes()
 
 
 def _head(header: bytes) -> bytes:
