@@ -132,7 +132,7 @@ class SizeMeter:
         return {name: choice.as_dict() for name, choice in self._meter.found.items()}
 
     def load_state_dict(self, state: Mapping[str, dict[str, Any]]) -> None:
-        """Go on as the meter of whom ``state`` is; what versions before 0.2 kept is found anew."""
+        """Go on as the meter of whom ``state`` is; what earlier versions kept is found anew."""
         self._wait()
         kept = {name: each for name, each in state.items() if isinstance(each, Mapping)}
         self._meter.found = {name: Choice.from_dict(each) for name, each in kept.items()}
