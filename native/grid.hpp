@@ -234,7 +234,7 @@ inline void counts_of(const std::vector<Bin>& bins, bool finite, double* counts)
 // `work(begin, end, part)` of parts of [0, size), at most `threads` of them.
 template <class Work>
 void in_parts(std::int64_t size, int threads, Work work) {
-    constexpr std::int64_t kWorthAThread = std::int64_t{1} << 18;
+    constexpr std::int64_t kWorthAThread = std::int64_t{1} << 20;  // torch's own are still awake
     const auto parts = std::max<std::int64_t>(
         1, std::min<std::int64_t>(threads, size / kWorthAThread));
     std::vector<std::thread> others;

@@ -132,6 +132,16 @@ void count_weights(Address weight, std::int64_t size, int kind, double step, std
     });
 }
 
+// What a sum of gradients times moves hands back to the log gap: rounded after each operation.
+void to_log_gap(Address total, int kind, double step, double gap, Address out) {
+    with_type(kind, [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        using W = ectorch::Wide<T>;
+        const T by_step = ectorch::narrow<T>(ectorch::widen(*at<const T>(total)) / static_cast<W>(step));
+        *at<T>(out) = ectorch::narrow<T>(ectorch::widen(by_step) * static_cast<W>(gap));
+    });
+}
+
 using Block = std::pair<double, std::int64_t>;  // sum and length
 
 // Pool adjacent violators for a non-increasing fit.
@@ -196,6 +206,7 @@ NB_MODULE(_compiled, m) {
     m.def("to_bfloat16", [](double x) {
         return ectorch::widen(ectorch::narrow<Bfloat16>(x));
     });
+    m.def("to_log_gap", &to_log_gap);
     m.def("isotonic", &isotonic_rows);
     m.def("round", &round_weights);
     m.def("move", &move_weights);

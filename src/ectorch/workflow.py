@@ -190,10 +190,10 @@ def penalty(model: nn.Module, alpha: float, examples: int, refresh: bool = True)
     if charged and refresh:
         refresh_lengths(charged)
     bits = relaxed_bits(charged) if charged else torch.zeros(())
-    if not (torch.compiler.is_compiling() or transformed()):
+    if refresh and not torch.compiler.is_compiling():  # what is looked for shows in a count
         if bits.device.type == "cpu":
             _refuse_divergence(model, bits)
-        watch(model, charged, refresh)
+        watch(model, charged)
     return (alpha * math.log(2) / examples * bits).float()
 
 

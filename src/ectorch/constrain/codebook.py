@@ -44,20 +44,18 @@ class Codebook:
             differentiable and carry the gradient to them. Gaps stay within what the dtype and
             bfloat16 hold, so that no value is infinite and no quotient NaN.
         dtype: that a product wants values in; None is the weight's own.
+        is_grid: whether one gap, the step, says all.
         free_values: (levels,) of a codebook without a step.
     """
 
     def __init__(self, levels: int, log_gaps: Tensor, dtype: torch.dtype | None = None) -> None:
         self.levels, self.log_gaps, self.dtype = levels, log_gaps, dtype
+        self.is_grid = log_gaps.numel() == 1
         self.free_values = None if self.is_grid else _free_values(log_gaps, levels)
 
     @classmethod
     def from_log_gaps(cls, log_gaps: Tensor, levels: int) -> Codebook:
         return cls(levels, log_gaps)
-
-    @property
-    def is_grid(self) -> bool:
-        return self.log_gaps.numel() == 1
 
     @property
     def step(self) -> Tensor | None:

@@ -162,16 +162,19 @@ class Constrained:
         return self.module._buffers.get(f"{self.name}_{SYMBOLS}")
 
     def codebook(self, dtype: torch.dtype | None = None) -> Codebook:
-        """The present codebook; differentiable. ``dtype``: see `Codebook`."""
-        assert self.log_gaps is not None
-        return Codebook(self.config.levels, self.log_gaps, dtype)
+        """The present codebook; differentiable. ``dtype``: that a product wants values in."""
+        log_gaps = self.log_gaps
+        assert log_gaps is not None
+        return Codebook(self.config.levels, log_gaps, dtype)
 
     def variables(self) -> dict[str, Tensor]:
         """What the relaxation trains; "weight" is the Parameter itself."""
-        own = self.module._parameters
-        tensors = {"weight": own[self.name]}
-        tensors |= {suffix: own[f"{self.name}_{suffix}"] for suffix in self.constraint.extra}
-        return {suffix: tensor for suffix, tensor in tensors.items() if tensor is not None}
+        tensors: dict[str, Tensor] = {"weight": self.parameter}
+        for suffix in self.constraint.extra:
+            tensor = self.module._parameters[f"{self.name}_{suffix}"]
+            assert tensor is not None
+            tensors[suffix] = tensor
+        return tensors
 
     def beside(self) -> list[nn.Parameter]:
         """What is trained beside the Parameter: its codebook, and what its relaxation has."""
@@ -206,19 +209,29 @@ class Constrained:
         Args:
             dtype: that a product wants it in, and may get.
         """
-        relaxation = self.relaxation
+        constraint = self.constraint  # asked once: each read costs
+        relaxation, config = constraint.relaxation, constraint.config
         if relaxation is None:
             return _round_to_half(self.parameter)
-        book, frozen = self.codebook(dtype), self.frozen
+        log_gaps, frozen = self.log_gaps, self.frozen
+        assert log_gaps is not None
+        book = Codebook(config.levels, log_gaps, dtype)
         if frozen is not None:
             return book.dequantize(frozen)
         variables = self.variables()
-        if not self.module.training or self.config.forward == "nearest":
+        if not self.module.training or config.forward == "nearest":
             return relaxation.nearest(variables, book)
         sampled, row = relaxation.sampled(variables, book), self._padding_row()
         if row is None:
             return sampled
         return sampled.index_copy(0, row, relaxation.nearest(variables, book)[row])
+
+    @property
+    def takes_nearest(self) -> bool:
+        """Whether a read rounds to the nearest levels."""
+        constraint = self.constraint
+        nearest = not self.module.training or constraint.config.forward == "nearest"
+        return nearest and constraint.relaxation is not None and self.frozen is None
 
     @property
     def takes_moments(self) -> bool:
@@ -283,8 +296,9 @@ class Constrained:
 
     def charged_codebook(self) -> Codebook:
         """`codebook`, out of reach of the rate, which would inflate it."""
-        assert self.log_gaps is not None
-        return Codebook(self.config.levels, self.log_gaps.detach())
+        log_gaps = self.log_gaps
+        assert log_gaps is not None
+        return Codebook(self.config.levels, log_gaps.detach())
 
     def _padding_row(self) -> Tensor | None:
         """(1,) int64: the row of an embedding that stands for no token, else None."""

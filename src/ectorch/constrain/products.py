@@ -17,8 +17,10 @@ from torch.utils.checkpoint import checkpoint
 
 from ectorch.constrain.kernels import cuda, ops
 from ectorch.constrain.modules import Constrained, constraints
+from ectorch.constrain.relaxation.base import nearest_together
 from ectorch.constrain.transforms import transformed
 
+_OPERANDS = ("weight", "bias")
 _DELTA = 1e-4  # smallest variance of an output, relative to the mean variance of its layer
 
 Multiply = Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]
@@ -35,16 +37,28 @@ def product_forward(base: type[nn.Module]) -> Callable[[nn.Module, Tensor], Tens
         if base.forward is not plain:  # somebody has replaced it
             return base.forward(self, input)  # type: ignore[no-any-return]
         dtype = _autocast_dtype(input)
-        bias = _operand(self, "bias", dtype)
         if self.training and "weight" in constraints(self):
             handle = Constrained(self, "weight")
             if handle.takes_moments:
-                return _noisy(self, multiply, input, handle, bias)
-        weight = _operand(self, "weight", dtype)
-        assert weight is not None
+                return _noisy(self, multiply, input, handle, _operand(self, "bias", dtype))
+        weight, bias = _operands(self, dtype)
         return multiply(self, input, weight, bias)
 
     return forward
+
+
+def _operands(module: nn.Module, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias, both at once where one relaxation rounds them."""
+    if len(constraints(module)) == len(_OPERANDS):
+        handles = [Constrained(module, name) for name in _OPERANDS]
+        weight, bias = handles
+        if weight.takes_nearest and bias.takes_nearest and weight.relaxation == bias.relaxation:
+            of = [(handle.variables(), handle.codebook(dtype)) for handle in handles]
+            rounded = nearest_together(weight.relaxation, of)
+            return rounded[0], rounded[1]
+    found, bias_found = _operand(module, "weight", dtype), _operand(module, "bias", dtype)
+    assert found is not None
+    return found, bias_found
 
 
 def _operand(module: nn.Module, name: str, dtype: torch.dtype | None) -> Tensor | None:

@@ -47,10 +47,12 @@ def relaxed_bits(handles: Sequence[Constrained]) -> Tensor:
 
     Each parameter counts ``alpha_scale`` times.
     """
-    scales = [handle.config.alpha_scale for handle in handles]
+    configs = [handle.config for handle in handles]
+    scales = [config.alpha_scale for config in configs]
     # copies: a refresh may come before the way back
-    levels = [handle.config.levels for handle in handles]
-    lengths = torch.split(torch.cat([handle.lengths for handle in handles]), levels)
+    lengths = torch.split(
+        torch.cat([handle.lengths for handle in handles]), [config.levels for config in configs]
+    )
     means = torch.stack([handle.mean_bits for handle in handles]).double()
     sizes = [scale * h.parameter.numel() for scale, h in zip(scales, handles, strict=True)]
     bits = (means * _constants(tuple(sizes), means.device)).sum()

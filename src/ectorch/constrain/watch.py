@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ectorch.constrain.modules import Constrained
 
 _EVERY = 16  # refreshes: to look at the symbols costs about as much as a refresh
-_STEPS = 32  # that weights take while their codebooks take none
+_ALONE = 32  # refreshes between which weights move while their codebooks do not
 
 
 @dataclass
@@ -25,15 +25,17 @@ class _Seen:
     book: Tensor
     refreshes: int = 0
     lives: bool = False
-    steps_alone: int = 0
+    refreshes_alone: int = 0
     book_trains: bool = False
 
 
 _SEEN: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
-def watch(model: nn.Module, parameters: Sequence[Constrained], refreshed: bool) -> None:
+def watch(model: nn.Module, parameters: Sequence[Constrained]) -> None:
     """Warn once of each that died since it was seen alive, and of codebooks that do not train.
+
+    Called at each refresh.
 
     Symbols are read on the CPU alone: nothing waits for another device.
     """
@@ -47,7 +49,7 @@ def watch(model: nn.Module, parameters: Sequence[Constrained], refreshed: bool) 
         seen = _SEEN[weight]
         if _is_left(seen, weight, book):
             left.append(handle)
-        if refreshed and weight.ndim > 1 and weight.device.type == "cpu":
+        if weight.ndim > 1 and weight.device.type == "cpu":
             if seen.refreshes % _EVERY == 0 and _has_died(seen, handle):
                 died.append(handle)
             seen.refreshes += 1
@@ -73,9 +75,9 @@ def _is_left(seen: _Seen, weight: Tensor, book: Tensor) -> bool:
     seen.weight_version, seen.book_version = weight._version, book._version
     if seen.book_trains or not moved or not book.requires_grad or book.grad is None:
         return False
-    seen.steps_alone += 1
+    seen.refreshes_alone += 1
     # a fused optimizer's writes are not counted
-    return seen.steps_alone == _STEPS and torch.equal(seen.book, book)
+    return seen.refreshes_alone == _ALONE and torch.equal(seen.book, book)
 
 
 def _has_died(seen: _Seen, handle: Constrained) -> bool:

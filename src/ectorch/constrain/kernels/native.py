@@ -27,7 +27,7 @@ _KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 
 def serves(weight: Tensor) -> bool:
     """Whether the kernels know this tensor."""
-    return compiled is not None and weight.dtype in _KINDS and weight.device.type == "cpu"
+    return weight.dtype in _KINDS and weight.device.type == "cpu" and compiled is not None
 
 
 def round_to_grid(
@@ -58,21 +58,23 @@ def by_step(
     grad: Tensor, weight: Tensor, log_gaps: Tensor, levels: int, noise: Tensor | None = None
 ) -> Tensor:
     """See `plain.by_step`."""
+    kind = _KINDS[weight.dtype]
+    gap, step, inside = _gap_and_step(log_gaps, levels)
+    grid = kind, step, *multiples(levels)
     # in the order of the dimensions, as `plain` sums: a sum in another order is another one
-    parts = plain.pieces(weight.contiguous())
-    noises = (None,) * len(parts) if noise is None else plain.pieces(noise.contiguous())
-    gap, step = _gap_and_step(log_gaps, levels)
-    grid = _KINDS[weight.dtype], step, *multiples(levels)
-    moved = torch.empty_like(parts[0])
+    weight, noise = weight.contiguous(), None if noise is None else noise.contiguous()
+    size, at = weight.numel(), weight.data_ptr()
+    moved = weight.new_empty(min(size, plain.PIECE))
     dots = []
-    for part, by, some in zip(parts, plain.pieces(grad), noises, strict=True):
-        out = moved[: len(part)]
-        compiled.move(part.data_ptr(), len(part), *grid, _address(some), out.data_ptr())
-        dots.append(torch.dot(by, out))
+    for start, by in zip(range(0, max(size, 1), plain.PIECE), plain.pieces(grad), strict=True):
+        some = 0 if noise is None else noise.data_ptr() + start * noise.itemsize
+        part = at + start * weight.itemsize
+        compiled.move(part, len(by), *grid, some, moved.data_ptr())
+        dots.append(torch.dot(by, moved if len(by) == len(moved) else moved[: len(by)]))
     total = dots[0] if len(dots) == 1 else torch.stack(dots).sum()
-    low, high = known_log_gap_range(log_gaps.dtype, levels)
-    factor = gap if low <= log_gaps.item() <= high else 0.0
-    return ((total / step).to(log_gaps.dtype) * factor).reshape(1)
+    found = torch.empty_like(log_gaps)
+    compiled.to_log_gap(total.data_ptr(), kind, step, gap * inside, found.data_ptr())
+    return found
 
 
 moments, moments_backward = plain.moments, plain.moments_backward
@@ -114,18 +116,16 @@ def charge_backward(
 
 def _grid(weight: Tensor, log_gaps: Tensor, levels: int) -> tuple[Any, ...]:
     """What every kernel is called with first; ``weight`` is dense and alive meanwhile."""
-    _, step = _gap_and_step(log_gaps, levels)
+    _, step, _ = _gap_and_step(log_gaps, levels)
     return weight.data_ptr(), weight.numel(), _KINDS[weight.dtype], step, *multiples(levels)
 
 
-def _gap_and_step(log_gaps: Tensor, levels: int) -> tuple[float, float]:
-    """`gap_of` and `step_of`, by as few operations as it takes."""
-    log_gaps = log_gaps.detach()
+def _gap_and_step(log_gaps: Tensor, levels: int) -> tuple[float, float, bool]:
+    """`gap_of`, `step_of` and whether log gaps are in range, by as few operations as it takes."""
     low, high = known_log_gap_range(log_gaps.dtype, levels)
-    if not low <= log_gaps.item() <= high:
-        log_gaps = log_gaps.clamp(low, high)
-    gap = log_gaps.exp().item()
-    return gap, compiled.to_bfloat16(gap)
+    inside = low <= log_gaps.item() <= high
+    gap: float = (log_gaps if inside else log_gaps.clamp(low, high)).exp().item()
+    return gap, compiled.to_bfloat16(gap), inside
 
 
 def _address(tensor: Tensor | None) -> int:

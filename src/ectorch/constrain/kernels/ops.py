@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ectorch.constrain.kernels import cuda, native, plain
-from ectorch.constrain.transforms import differentiate, differentiated_again, transformed
+from ectorch.constrain.transforms import differentiate, differentiated_again
 
 _LIBRARY: Any = torch.library.Library("ectorch", "DEF")  # type: ignore[no-untyped-call]
 _PLAIN_TYPES = (Tensor, nn.Parameter)
@@ -38,7 +38,7 @@ def round_to_grid(
 ) -> Tensor:
     """`plain.round_to_grid`, with gradients: straight to the weight, `plain.by_step` to the grid.
 
-    There is no curvature.
+    There is no curvature. Within torch.func `ectorch.constrain.relaxation.rounding` has formulas.
     """
     arguments = (weight, log_gaps, levels, noise, dtype)
     if _is_eager(weight, log_gaps):
@@ -46,6 +46,18 @@ def round_to_grid(
     else:
         found = torch.ops.ectorch.round_to_grid(*arguments)
     return found
+
+
+def round_together(
+    weights: Sequence[Tensor],
+    log_gaps: Sequence[Tensor],
+    levels: Sequence[int],
+    dtype: torch.dtype | None = None,
+) -> list[Tensor]:
+    """`round_to_grid` of each: one node on the way back, for nodes cost more than kernels."""
+    if len(weights) > 1 and all(map(_is_eager, weights, log_gaps)):
+        return list(_apply(_RoundTogether, levels, dtype, *weights, *log_gaps))
+    return [round_to_grid(*one, None, dtype) for one in zip(weights, log_gaps, levels, strict=True)]
 
 
 def moments(weight: Tensor, log_gaps: Tensor, levels: int) -> tuple[Tensor, Tensor]:
@@ -110,10 +122,10 @@ def deviate(spread: Tensor, floor: Tensor, seed: Tensor) -> Tensor:
 
 
 def _is_eager(weight: Tensor, log_gaps: Tensor) -> bool:
-    """Whether memory can be handed to a kernel as it stands."""
-    if torch.compiler.is_compiling() or transformed():
+    """Whether memory can be handed to a kernel as it stands; torch.func's is with the callers."""
+    if type(weight) not in _PLAIN_TYPES or type(log_gaps) not in _PLAIN_TYPES:
         return False
-    return type(weight) in _PLAIN_TYPES and type(log_gaps) in _PLAIN_TYPES
+    return not torch.compiler.is_compiling()
 
 
 def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
@@ -143,16 +155,48 @@ def _round_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _round_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     weight, log_gaps, noise = ctx.saved_tensors
     grad = grad.to(weight.dtype)
-    to_book = None
-    if ctx.needs_input_grad[1]:
-        arguments = (grad, weight.detach(), log_gaps.detach(), ctx.levels, noise)
-        if differentiated_again(grad):
-            to_book = plain.by_step(*arguments)
-        elif _is_eager(weight, log_gaps) and type(grad) is Tensor:
-            to_book = kernels_for(weight).by_step(*arguments)
-        else:
-            to_book = torch.ops.ectorch.round_to_grid_by_step(*arguments)
+    needed = ctx.needs_input_grad[1]
+    to_book = _by_step(grad, weight, log_gaps, ctx.levels, noise) if needed else None
     return grad, to_book, None, None, None
+
+
+def _by_step(
+    grad: Tensor, weight: Tensor, log_gaps: Tensor, levels: int, noise: Tensor | None = None
+) -> Tensor:
+    if differentiated_again(grad):
+        found = plain.by_step(grad, weight.detach(), log_gaps.detach(), levels, noise)
+    elif _is_eager(weight, log_gaps) and type(grad) is Tensor:
+        found = kernels_for(weight).by_step(grad, weight, log_gaps, levels, noise)
+    else:
+        found = torch.ops.ectorch.round_to_grid_by_step(grad, weight, log_gaps, levels, noise)
+    return found
+
+
+class _RoundTogether(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, levels, dtype, *tensors):  # type: ignore[no-untyped-def]
+        ctx.levels = levels
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        rows = zip(tensors, tensors[len(levels) :], levels, strict=False)
+        return tuple(
+            kernels_for(weight).round_to_grid(weight, log_gaps, many, None, dtype)
+            for weight, log_gaps, many in rows
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *grads):  # type: ignore[no-untyped-def]
+        many = len(ctx.levels)
+        weights, log_gaps = ctx.saved_tensors[:many], ctx.saved_tensors[many:]
+        to_weights: list[Tensor | None] = [None] * many
+        to_books: list[Tensor | None] = [None] * many
+        for at, grad in enumerate(grads):
+            if grad is None:
+                continue
+            to_weights[at] = grad = grad.to(weights[at].dtype)
+            if ctx.needs_input_grad[2 + many + at]:
+                to_books[at] = _by_step(grad, weights[at], log_gaps[at], ctx.levels[at])
+        return None, None, *to_weights, *to_books
 
 
 class _Moments(torch.autograd.Function):
@@ -219,9 +263,11 @@ def _charge_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 def _charge_gradients(ctx: Any, grad: Tensor) -> list[Tensor]:
     many = len(ctx.levels)
-    tensors = [tensor.detach() for tensor in ctx.saved_tensors]
-    weights, log_gaps, lengths = tensors[:many], tensors[many : 2 * many], tensors[2 * many :]
+    tensors = [*ctx.saved_tensors]
     if differentiated_again(grad):  # linear in grad, and in nothing else
+        tensors = [tensor.detach() for tensor in tensors]
+    weights, log_gaps, lengths = tensors[:many], tensors[many : 2 * many], tensors[2 * many :]
+    if differentiated_again(grad):
         return plain.charge_backward(grad, weights, log_gaps, ctx.levels, lengths, ctx.scales)
     if type(grad) is Tensor and all(map(_is_eager, weights, log_gaps)):
         rows = (weights, log_gaps, ctx.levels, lengths, ctx.scales)

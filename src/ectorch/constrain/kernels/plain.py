@@ -19,7 +19,7 @@ from ectorch.constrain.transforms import clamp_
 NOISE_BITS = 16
 FRACTION_BITS = 40  # of a weight's share in the level above it: sums of 2**22 fit int64
 LIMB_BITS = 20
-_PIECE = 1 << 17
+PIECE = 1 << 17
 _COUNTED = 1 << 22
 
 
@@ -175,14 +175,17 @@ def counts_from(items: Tensor, above_high: Tensor, above_low: Tensor) -> Tensor:
 
 def dot(one: Tensor, other: Tensor) -> Tensor:
     """() the sum of products, by pieces that fit a cache; of tensors of one shape."""
-    parts = zip(pieces(one), pieces(other), strict=True)
-    return torch.stack([torch.dot(*pair) for pair in parts]).sum()
+    dots = [torch.dot(*pair) for pair in zip(pieces(one), pieces(other), strict=True)]
+    return dots[0] if len(dots) == 1 else torch.stack(dots).sum()
 
 
 def pieces(tensor: Tensor) -> tuple[Tensor, ...]:
     """Flat, in pieces on the CPU: what is computed in between stays small, and in the cache."""
     flat = tensor.reshape(-1)
-    return torch.split(flat, _PIECE) if flat.device.type == "cpu" else (flat,)
+    if len(flat) <= PIECE or flat.device.type != "cpu":
+        return (flat,)
+    found: tuple[Tensor, ...] = torch.split(flat, PIECE)
+    return found
 
 
 def to_log_gaps(by_gap: Tensor, log_gaps: Tensor, levels: int) -> Tensor:

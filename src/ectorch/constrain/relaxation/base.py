@@ -24,9 +24,10 @@ class Relaxation(Protocol):
     All methods are functions of their arguments; an instance holds settings only. Gradients reach
     every variable; the codebook gets gradients from the loss, never from the rate.
 
-    One that is hashable may have two methods more, which are then asked in place of `counts` and
-    `charge`, once for all parameters whose relaxations are equal: ``counts_together(of)`` and
-    ``charge_together(of, lengths, scales)``, see the functions of these names.
+    One that is hashable may have three methods more, which are then asked in place of `nearest`,
+    `counts` and `charge`, once for parameters whose relaxations are equal:
+    ``nearest_together(of)``, ``counts_together(of)`` and ``charge_together(of, lengths, scales)``,
+    see the functions of these names.
 
     Attributes:
         lengths: the rule of `ectorch.constrain.lengths` by which the levels are charged.
@@ -78,6 +79,14 @@ def lacking(relaxation: object) -> list[str]:
 def group_of(relaxation: Any) -> Hashable:
     """What relaxations have in common that may be asked together."""
     return relaxation if hasattr(relaxation, "counts_together") else id(relaxation)
+
+
+def nearest_together(relaxation: Any, of: Parameters) -> list[Tensor]:
+    """`Relaxation.nearest` of each."""
+    if hasattr(relaxation, "nearest_together"):
+        found: list[Tensor] = relaxation.nearest_together(of)
+        return found
+    return [relaxation.nearest(*one) for one in of]
 
 
 def counts_together(relaxation: Any, of: Parameters) -> list[Tensor]:

@@ -68,6 +68,11 @@ class Bracket:
     def charge(self, variables: Variables, codebook: Codebook, lengths: Tensor) -> Tensor:
         return self.charge_together([(variables, codebook)], [lengths], [1.0])
 
+    def nearest_together(self, of: Parameters) -> list[Tensor]:
+        if _on_grids(of):
+            return ops.round_together(*_rows(of), of[0][1].dtype)
+        return [self.nearest(*one) for one in of]
+
     def counts_together(self, of: Parameters) -> list[Tensor]:
         if _on_grids(of):
             return ops.counts(*_rows(of))
