@@ -186,8 +186,8 @@ class _RoundTogether(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads):  # type: ignore[no-untyped-def]
-        many = len(ctx.levels)
-        weights, log_gaps = ctx.saved_tensors[:many], ctx.saved_tensors[many:]
+        many, tensors = len(ctx.levels), ctx.saved_tensors  # asked once, for checkpointing
+        weights, log_gaps = tensors[:many], tensors[many:]
         to_weights: list[Tensor | None] = [None] * many
         to_books: list[Tensor | None] = [None] * many
         for at, grad in enumerate(grads):
