@@ -399,3 +399,14 @@ def test_a_bias_on_a_grid_leaves_zero():
         F.mse_loss(module(torch.zeros(1, 6)), target[None]).backward()
         optimizer.step()
     torch.testing.assert_close(module.bias, target, atol=0.05, rtol=0)
+
+
+def test_a_linear_layer_may_have_a_parameter_of_its_own_in_place_of_a_bias():
+    class Gated(nn.Linear):
+        def __init__(self):
+            super().__init__(6, 4, bias=False)
+            self.gate = nn.Parameter(torch.randn(4, 6))
+
+    module, x = prepared(Gated(), include=("weight", "gate")), torch.randn(2, 6)
+    torch.testing.assert_close(module(x), x @ module.weight.T)
+    assert convert(module).gate.unique().numel() <= 33

@@ -20,7 +20,7 @@ from ectorch.constrain.modules import Constrained, constraints
 from ectorch.constrain.relaxation.base import nearest_together
 from ectorch.constrain.transforms import transformed
 
-_OPERANDS = ("weight", "bias")
+_OPERANDS = frozenset(("weight", "bias"))
 _DELTA = 1e-4  # smallest variance of an output, relative to the mean variance of its layer
 
 Multiply = Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]
@@ -49,8 +49,8 @@ def product_forward(base: type[nn.Module]) -> Callable[[nn.Module, Tensor], Tens
 
 def _operands(module: nn.Module, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
     """Weight and bias, both at once where one relaxation rounds them."""
-    if len(constraints(module)) == len(_OPERANDS):
-        handles = [Constrained(module, name) for name in _OPERANDS]
+    if constraints(module).keys() >= _OPERANDS:
+        handles = [Constrained(module, name) for name in ("weight", "bias")]
         weight, bias = handles
         if weight.takes_nearest and bias.takes_nearest and weight.relaxation == bias.relaxation:
             of = [(handle.variables(), handle.codebook(dtype)) for handle in handles]
@@ -64,11 +64,14 @@ def _operands(module: nn.Module, dtype: torch.dtype | None) -> tuple[Tensor, Ten
 def _operand(module: nn.Module, name: str, dtype: torch.dtype | None) -> Tensor | None:
     if name in constraints(module):
         return Constrained(module, name).relaxed(dtype)
-    return module._parameters[name]
+    found: Tensor | None = getattr(module, name)
+    return found
 
 
 def _autocast_dtype(input: Tensor) -> torch.dtype | None:
     """That autocast turns the operands of a product into."""
+    if not isinstance(input, Tensor):  # but what stands for one in a trace
+        return None
     kind = input.device.type
     if input.dtype == torch.float64 or not torch.amp.is_autocast_available(kind):
         return None
