@@ -80,6 +80,22 @@ def test_the_operator_and_the_eager_way_give_the_same_gradients(noisy):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_a_gradient_has_the_curvature_of_the_log_gap_alone(together):
+    """``d by_log / d log = by_log``, as the gap is an exponential; rounding has none."""
+    weight, log_gaps = subject(torch.float64)
+    if together:
+        rows = [weight, weight], [log_gaps, log_gaps.detach()], [LEVELS, LEVELS]
+        value = ops.round_together(*rows)[0]
+    else:
+        value = ops.round_to_grid(weight, log_gaps, LEVELS)
+    factor = torch.randn(weight.shape, dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad((factor * value).sum(), log_gaps, create_graph=True)
+    second, by_factor = torch.autograd.grad(first, (log_gaps, factor))
+    torch.testing.assert_close(second, first.detach())
+    torch.testing.assert_close((by_factor * factor.detach()).sum(), first.detach().squeeze())
+
+
 def test_each_form_serves_what_it_can():
     weight, _ = subject()
     assert ops.kernels_for(weight) is (plain if native.compiled is None else native)

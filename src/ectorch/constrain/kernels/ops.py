@@ -163,8 +163,8 @@ def _round_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 def _by_step(
     grad: Tensor, weight: Tensor, log_gaps: Tensor, levels: int, noise: Tensor | None = None
 ) -> Tensor:
-    if differentiated_again(grad):
-        found = plain.by_step(grad, weight.detach(), log_gaps.detach(), levels, noise)
+    if differentiated_again(grad):  # through the exponential of the log gap, and grad itself
+        found = plain.by_step(grad, weight.detach(), log_gaps, levels, noise)
     elif _is_eager(weight, log_gaps) and type(grad) is Tensor:
         found = kernels_for(weight).by_step(grad, weight, log_gaps, levels, noise)
     else:
