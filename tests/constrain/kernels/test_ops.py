@@ -8,7 +8,7 @@ from torch import nn
 from torch.library import opcheck
 
 from ectorch import Config, penalty, prepare
-from ectorch.constrain.kernels import native, ops, plain
+from ectorch.constrain.kernels import choose, native, ops, plain
 
 LEVELS = 9
 OPERATORS = torch.ops.ectorch
@@ -98,9 +98,9 @@ def test_a_gradient_has_the_curvature_of_the_log_gap_alone(together):
 
 def test_each_form_serves_what_it_can():
     weight, _ = subject()
-    assert ops.kernels_for(weight) is (plain if native.compiled is None else native)
-    assert ops.kernels_for(weight.half()) is plain
-    assert ops.kernels_for(weight.to("meta")) is plain
+    assert choose.kernels_for(weight) is (plain if native.compiled is None else native)
+    assert choose.kernels_for(weight.half()) is plain
+    assert choose.kernels_for(weight.to("meta")) is plain
 
 
 def test_shapes_without_values():
