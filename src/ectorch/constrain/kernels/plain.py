@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ectorch.constrain.kernels.grid import gap_of, log_gap_range, multiples, step_of, zero_index
-from ectorch.constrain.transforms import clamp_
+from ectorch.constrain.transforms import clamp_, transformed
 
 NOISE_BITS = 16
-FRACTION_BITS = 40  # of a weight's share in the level above it: sums of 2**22 fit int64
+FRACTION_BITS = 40  # of a weight's share in the level above it
 LIMB_BITS = 20
 PIECE = 1 << 17
 _COUNTED = 1 << 22
@@ -52,8 +52,14 @@ def by_step(
     Args:
         grad: of the values, in the weight's dtype.
     """
-    moved = _rounded(weight, log_gaps, levels, noise) - weight
-    return to_log_gaps(dot(grad, moved) / step_of(log_gaps, levels), log_gaps, levels)
+    parts = pieces(weight)
+    some = (None,) * len(parts) if noise is None else pieces(noise)
+    dots = [
+        torch.dot(by, _rounded(part, log_gaps, levels, own) - part)
+        for by, part, own in zip(pieces(grad), parts, some, strict=True)
+    ]
+    total = dots[0] if len(dots) == 1 else torch.stack(dots).sum()
+    return to_log_gaps(total / step_of(log_gaps, levels), log_gaps, levels)
 
 
 def moments(weight: Tensor, log_gaps: Tensor, levels: int) -> tuple[Tensor, Tensor]:
@@ -148,16 +154,31 @@ def exact_counts(lower: Tensor, fraction: Tensor, levels: int) -> Tensor:
         lower: integers in ``[0, levels - 1)``, any shape.
         fraction: in [0, 1], floating point of the same shape.
     """
-    items, high, low = lower.new_zeros((3, levels), dtype=torch.int64).unbind()
+    waits = lower.device.type != "cpu" or transformed() or torch.compiler.is_compiling()
+    total = _scattered if waits else _binned
+    sums = lower.new_zeros((3, levels), dtype=torch.int64)
     flat = lower.reshape(-1), fraction.reshape(-1)
-    parts = zip(*(torch.split(tensor, _COUNTED) for tensor in flat), strict=True)
+    parts = zip(
+        *(torch.split(tensor, _COUNTED if waits else PIECE) for tensor in flat), strict=True
+    )
     for index, share in parts:
-        index = index.long()
         fixed = (share.double() * 2.0**FRACTION_BITS).long()
-        above = torch.zeros_like(items).scatter_add(0, index, fixed)
-        items = items.scatter_add(0, index, torch.ones_like(index))
-        high, low = high + (above >> LIMB_BITS), low + (above & ((1 << LIMB_BITS) - 1))
-    return counts_from(items, high, low)
+        high, low = fixed >> LIMB_BITS, fixed & ((1 << LIMB_BITS) - 1)
+        sums = sums + torch.stack([total(index, each, levels) for each in (None, high, low)])
+    return counts_from(*sums)
+
+
+def _scattered(index: Tensor, values: Tensor | None, levels: int) -> Tensor:
+    """(levels,) int64 sums of ``values``, of ones if None, by (n,) ``index``; nothing waits."""
+    values = torch.ones_like(index, dtype=torch.int64) if values is None else values
+    return values.new_zeros(levels).scatter_add(0, index.long(), values)
+
+
+def _binned(index: Tensor, values: Tensor | None, levels: int) -> Tensor:
+    """The same, faster on the CPU; sums are whole numbers below 2**53."""
+    if values is None:
+        return torch.bincount(index, minlength=levels)
+    return torch.bincount(index, values.double(), levels).long()
 
 
 def counts_from(items: Tensor, above_high: Tensor, above_low: Tensor) -> Tensor:
