@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ectorch.constrain import rate
+from ectorch.constrain.kernels import layout
 from ectorch.errors import DataError, RecipeError, TrainingError
 from ectorch.experiments import training
 from ectorch.experiments.device import CPU, Device, check_precision, find_device
@@ -219,7 +219,7 @@ def test_no_step_waits_for_a_device_that_runs_ahead(ahead, finished, tmp_path, m
     monkeypatch.setattr(training._Run, "_step", step)
     # which read numbers on the processor alone
     monkeypatch.setattr("ectorch.constrain.kernels.native.serves", lambda *_: False)
-    monkeypatch.setattr("ectorch.constrain.rate._constants", rate._kept)  # once, as elsewhere
+    monkeypatch.setattr("ectorch.constrain.rate._constants", layout.constants)  # once, as elsewhere
     monkeypatch.setattr("ectorch.workflow._refuse_divergence", lambda *_: None)
     monkeypatch.setattr("ectorch.workflow.watch", lambda *_: None)
     stages = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ectorch.constrain.kernels.plain import exact_counts, pieces
+from ectorch.constrain.kernels.plain import exact_counts, histogram, pieces
 from ectorch.constrain.transforms import transformed
 
 _TINY = torch.finfo(torch.float64).tiny  # keeps the gradient of an empty level finite
@@ -53,11 +53,7 @@ def hard_counts(symbols: Tensor, levels: int) -> Tensor:
     Returns:
         (levels,) int64.
     """
-    index = symbols.reshape(-1)
-    if index.device.type == "cpu" and not (transformed() or torch.compiler.is_compiling()):
-        return torch.bincount(index, minlength=levels)  # elsewhere it waits for the device
-    each = torch.ones_like(index, dtype=torch.int64)
-    return each.new_zeros(levels).scatter_add(0, index.long(), each)
+    return histogram(symbols.reshape(-1), levels)
 
 
 @torch.no_grad()

@@ -122,16 +122,12 @@ def isotonic_counts(counts: Tensor, zero: int) -> Tensor:
     if torch.compiler.is_compiling() or transformed():
         return isotonic_by_bounds(counts, zero)
     rows = counts.reshape(-1, counts.shape[-1]).contiguous()
+    fit = native.isotonic(rows, zero) if rows.device.type == "cpu" else cuda.isotonic(rows, zero)
+    if fit is not None:
+        return fit.view(counts.shape)
     if rows.device.type != "cpu":
-        fit = cuda.isotonic(rows, zero)
-        return isotonic_by_bounds(counts, zero) if fit is None else fit.view(counts.shape)
-    found = torch.empty_like(rows)
-    if native.compiled is not None and rows.dtype == torch.float64:
-        native.compiled.isotonic(rows.data_ptr(), *rows.shape, zero, found.data_ptr())
-    else:
-        pooled = [_pooled(row, zero) for row in rows.tolist()]
-        found = rows.new_tensor(pooled).reshape(rows.shape)
-    return found.view(counts.shape)
+        return isotonic_by_bounds(counts, zero)
+    return counts.new_tensor([_pooled(row, zero) for row in rows.tolist()]).view(counts.shape)
 
 
 def isotonic_by_bounds(counts: Tensor, zero: int) -> Tensor:

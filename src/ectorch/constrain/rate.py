@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from ectorch.constrain.kernels.layout import constants
 from ectorch.constrain.lengths import apply_rule
 from ectorch.constrain.modules import Constrained
 from ectorch.constrain.relaxation.base import charge_together, counts_together, group_of
@@ -92,12 +92,6 @@ def _write(buffers: Sequence[Tensor], rows: Tensor) -> None:
 
 
 def _constants(numbers: tuple[float, ...], device: torch.device) -> Tensor:
-    """(n,) float64, brought to a device once, so that a CUDA graph finds it there."""
     if device.type == "cpu" or torch.compiler.is_compiling():
         return torch.tensor(numbers, dtype=torch.float64, device=device)
-    return _kept(numbers, device)
-
-
-@lru_cache(maxsize=64)
-def _kept(numbers: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64).to(device, non_blocking=True)
+    return constants(numbers, device)

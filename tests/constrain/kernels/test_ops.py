@@ -97,10 +97,48 @@ def test_a_gradient_has_the_curvature_of_the_log_gap_alone(together):
 
 
 def test_each_form_serves_what_it_can():
-    weight, _ = subject()
-    assert choose.kernels_for(weight) is (plain if native.compiled is None else native)
-    assert choose.kernels_for(weight.half()) is plain
-    assert choose.kernels_for(weight.to("meta")) is plain
+    for kind, expected in (
+        (torch.float32, plain if native.compiled is None else native),
+        (torch.float16, plain),
+    ):
+        assert choose.kernels_for(*subject(kind)) is expected
+    weight, log_gaps = subject()
+    assert choose.kernels_for(weight.to("meta"), log_gaps.to("meta")) is plain
+    assert choose.kernels_for(weight, log_gaps.double()) is plain
+
+
+@pytest.mark.parametrize("kinds", [(torch.float64, torch.float32), (torch.float32, torch.float64)])
+def test_a_codebook_of_another_dtype_is_no_memory_of_the_weight(kinds):
+    weight, log_gaps = (pair[at] for at, pair in enumerate(map(subject, kinds)))
+    alike = log_gaps.detach().to(weight.dtype).requires_grad_()
+    found = []
+    for book in (log_gaps, alike):
+        value = ops.round_together([weight, weight], [book, book], [LEVELS, 5])
+        charged = ops.charge([weight], [book], [LEVELS], [torch.arange(9.0)], [1.0])
+        total = value[0].square().sum() + value[1].sum() + charged
+        found.append(torch.autograd.grad(total, (weight, book)))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours.double(), theirs.double(), rtol=1e-5, atol=1e-6)
+
+
+def test_an_operator_refuses_what_a_kernel_would_read_beyond():
+    weight, log_gaps = (tensor.detach() for tensor in subject())
+    one, noise = torch.ones((), dtype=torch.float64), torch.zeros(6, 5, dtype=torch.int16)
+    calls = [
+        ("noise", OPERATORS.round_to_grid, (weight, log_gaps, LEVELS, noise[:2])),
+        ("noise", OPERATORS.round_to_grid, (weight, log_gaps, LEVELS, noise.int())),
+        ("log gaps", OPERATORS.round_to_grid, (weight, log_gaps[:0], LEVELS)),
+        ("levels", OPERATORS.grid_counts, ([weight], [log_gaps], [1])),
+        ("gradient", OPERATORS.round_to_grid_by_step, (weight[:1], weight, log_gaps, LEVELS)),
+        (
+            "lengths",
+            OPERATORS.grid_charge_backward,
+            (one, [weight], [log_gaps], [LEVELS], [torch.ones(3)], [1.0]),
+        ),
+    ]
+    for what, operator, arguments in calls:
+        with pytest.raises(ValueError, match=what):
+            operator(*arguments)
 
 
 def test_shapes_without_values():

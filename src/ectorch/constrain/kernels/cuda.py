@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ectorch.constrain.kernels import plain
 from ectorch.constrain.kernels.grid import known_log_gap_range, multiples
-from ectorch.constrain.kernels.layout import beside, dense
+from ectorch.constrain.kernels.layout import beside, constants, dense
 
 _ROUNDED = 1024  # weights of a program
 _BLOCK, _BLOCKS = 1024, 16  # of one that sums
@@ -168,7 +168,7 @@ def counts(
 
 
 def isotonic(counts: Tensor, zero: int) -> Tensor | None:
-    """(rows, levels) float64 counts that fall away from ``zero``; None for many levels."""
+    """(rows, levels) float64 counts that fall away from ``zero``; None where not served."""
     levels = counts.shape[1]
     side = _power_of_two(max(zero, levels - 1 - zero) + 1)
     if side > _MOST_SIDE or not serves(counts):
@@ -192,7 +192,7 @@ def charge_backward(
         some = [dense(weights[at]) for at in places]
         gaps, many = [log_gaps[at] for at in places], [levels[at] for at in places]
         plan = _plan_of(some, gaps, many, _BLOCK * _BLOCKS)
-        factors = _constants(tuple(scales[at] for at in places), grad.device)
+        factors = constants(tuple(scales[at] for at in places), grad.device)
         out = torch.empty(plan.size, dtype=some[0].dtype, device=grad.device)
         if plan.programs.shape[0]:
             _programs().charge_blocks[plan.programs.shape[0],](
@@ -287,11 +287,6 @@ def _plan(
         offsets=offsets,
         size=size,
     )
-
-
-@lru_cache(maxsize=32)
-def _constants(numbers: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64).to(device, non_blocking=True)
 
 
 def _groups(weights: Sequence[Tensor], levels: Sequence[int]) -> list[list[int]]:

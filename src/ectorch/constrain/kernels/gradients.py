@@ -24,7 +24,7 @@ class Round(torch.autograd.Function):
     def forward(ctx: Any, weight, log_gaps, levels, noise, dtype):  # type: ignore[no-untyped-def]
         ctx.levels = levels
         ctx.save_for_backward(weight, log_gaps, noise)
-        return kernels_for(weight).round_to_grid(weight, log_gaps, levels, noise, dtype)
+        return kernels_for(weight, log_gaps).round_to_grid(weight, log_gaps, levels, noise, dtype)
 
     @staticmethod
     def backward(ctx: Any, grad):  # type: ignore[no-untyped-def]
@@ -50,7 +50,7 @@ def _by_step(
     if differentiated_again(grad):  # through the exponential of the log gap, and grad itself
         found = plain.by_step(grad, weight.detach(), log_gaps, levels, noise)
     elif is_eager(weight, log_gaps) and type(grad) is Tensor:
-        found = kernels_for(weight).by_step(grad, weight, log_gaps, levels, noise)
+        found = kernels_for(weight, log_gaps).by_step(grad, weight, log_gaps, levels, noise)
     else:
         found = torch.ops.ectorch.round_to_grid_by_step(grad, weight, log_gaps, levels, noise)
     return found
@@ -66,7 +66,7 @@ class RoundTogether(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         rows = zip(tensors, tensors[len(levels) :], levels, strict=False)
         return tuple(
-            kernels_for(weight).round_to_grid(weight, log_gaps, many, None, dtype)
+            kernels_for(weight, log_gaps).round_to_grid(weight, log_gaps, many, None, dtype)
             for weight, log_gaps, many in rows
         )
 
@@ -91,7 +91,7 @@ class Moments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight, log_gaps, levels):  # type: ignore[no-untyped-def]
         moments_setup(ctx, (weight, log_gaps, levels), ())
-        return kernels_for(weight).moments(weight, log_gaps, levels)
+        return kernels_for(weight, log_gaps).moments(weight, log_gaps, levels)
 
     @staticmethod
     def backward(ctx: Any, *grads):  # type: ignore[no-untyped-def]
@@ -119,7 +119,7 @@ def moments_backward(
         return *differentiate(formula, (weight, log_gaps), (by_mean, by_variance)), None
     arguments = (by_mean, by_variance, weight.detach(), log_gaps.detach(), ctx.levels)
     if is_eager(weight, log_gaps) and all(type(grad) is Tensor for grad in given):
-        return *kernels_for(weight).moments_backward(*arguments), None
+        return *kernels_for(weight, log_gaps).moments_backward(*arguments), None
     return *torch.ops.ectorch.grid_moments_backward(*arguments), None
 
 
@@ -150,16 +150,15 @@ def charge_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 def _charge_gradients(ctx: Any, grad: Tensor) -> list[Tensor]:
-    many = len(ctx.levels)
-    tensors = [*ctx.saved_tensors]
-    if differentiated_again(grad):  # linear in grad, and in nothing else
-        tensors = [tensor.detach() for tensor in tensors]
+    many, again = len(ctx.levels), differentiated_again(grad)
+    # linear in grad, and in nothing else
+    tensors = [tensor.detach() if again else tensor for tensor in ctx.saved_tensors]
     weights, log_gaps, lengths = tensors[:many], tensors[many : 2 * many], tensors[2 * many :]
-    if differentiated_again(grad):
+    if again:
         return plain.charge_backward(grad, weights, log_gaps, ctx.levels, lengths, ctx.scales)
     if type(grad) is Tensor and all(map(is_eager, weights, log_gaps)):
         rows = (weights, log_gaps, ctx.levels, lengths, ctx.scales)
-        return list(grouped("charge_backward", *rows, first=(grad,)))
+        return grouped("charge_backward", *rows, first=(grad,))
     found = torch.ops.ectorch.grid_charge_backward(
         grad, weights, log_gaps, ctx.levels, lengths, ctx.scales
     )

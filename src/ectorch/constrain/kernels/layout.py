@@ -1,6 +1,8 @@
-"""Memory as kernels read it: in its own order, without gaps."""
+"""Memory as kernels read it: in its own order, without gaps, and on their device."""
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -23,3 +25,9 @@ def beside(weight: Tensor, other: Tensor) -> Tensor:
     if other.stride() == weight.stride():
         return other
     return torch.empty_like(weight, dtype=other.dtype).copy_(other)
+
+
+@lru_cache(maxsize=64)
+def constants(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    """(n,) float64, brought to a device once, so that a CUDA graph finds them there."""
+    return torch.tensor(numbers, dtype=torch.float64).to(device, non_blocking=True)

@@ -71,7 +71,7 @@ def by_step(
         part = at + start * weight.itemsize
         compiled.move(part, len(by), *grid, some, moved.data_ptr())
         dots.append(torch.dot(by, moved if len(by) == len(moved) else moved[: len(by)]))
-    total = dots[0] if len(dots) == 1 else torch.stack(dots).sum()
+    total = plain.summed(dots)
     found = torch.empty_like(log_gaps)
     compiled.to_log_gap(total.data_ptr(), kind, step, gap * inside, found.data_ptr())
     return found
@@ -90,6 +90,16 @@ def counts(
         compiled.count(*_grid(weight, gaps, many), out.data_ptr(), torch.get_num_threads())
         found.append(out)
     return found
+
+
+def isotonic(counts: Tensor, zero: int) -> Tensor | None:
+    """(rows, levels) counts that fall away from ``zero``; None where they are not served."""
+    if not serves(counts) or counts.dtype != torch.float64:
+        return None
+    counts = counts.contiguous()
+    out = torch.empty_like(counts)
+    compiled.isotonic(counts.data_ptr(), *counts.shape, zero, out.data_ptr())
+    return out
 
 
 def charge_backward(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ectorch.constrain.kernels import cuda, gradients
-from ectorch.constrain.kernels.choose import grouped, is_eager, kernels_for
+from ectorch.constrain.kernels.choose import check, grouped, is_eager, kernels_for
 
 _LIBRARY: Any = torch.library.Library("ectorch", "DEF")  # type: ignore[no-untyped-call]
 
@@ -64,7 +64,7 @@ def counts(
 ) -> list[Tensor]:
     """`plain.counts` of many parameters of one device."""
     if all(map(is_eager, weights, log_gaps)):
-        return list(grouped("counts", weights, log_gaps, levels))
+        return grouped("counts", weights, log_gaps, levels)
     return list(torch.ops.ectorch.grid_counts(list(weights), list(log_gaps), list(levels)))
 
 
@@ -157,10 +157,57 @@ def _register(
     torch.library.register_vmap(full, _vmapped(operator), lib=_LIBRARY)
 
 
+def _round(
+    weight: Tensor, log_gaps: Tensor, levels: int, noise: Any = None, dtype: Any = None
+) -> Tensor:
+    check(weight, log_gaps, levels, noise=noise)
+    found: Tensor = kernels_for(weight, log_gaps).round_to_grid(
+        weight, log_gaps, levels, noise, dtype
+    )
+    return found
+
+
+def _by_step(
+    grad: Tensor, weight: Tensor, log_gaps: Tensor, levels: int, noise: Any = None
+) -> Tensor:
+    check(weight, log_gaps, levels, [grad], noise)
+    found: Tensor = kernels_for(weight, log_gaps).by_step(
+        grad.to(weight.dtype), weight, log_gaps, levels, noise
+    )
+    return found
+
+
+def _moments(weight: Tensor, log_gaps: Tensor, levels: int) -> Any:
+    check(weight, log_gaps, levels)
+    return kernels_for(weight, log_gaps).moments(weight, log_gaps, levels)
+
+
+def _moments_backward(
+    by_mean: Any, by_variance: Any, weight: Tensor, log_gaps: Tensor, levels: int
+) -> Any:
+    check(weight, log_gaps, levels, [by_mean, by_variance])
+    kernels = kernels_for(weight, log_gaps)
+    return kernels.moments_backward(by_mean, by_variance, weight, log_gaps, levels)
+
+
+def _counts(weights: Any, log_gaps: Any, levels: Any) -> list[Tensor]:
+    for row in zip(weights, log_gaps, levels, strict=True):
+        check(*row)
+    return grouped("counts", weights, log_gaps, levels)
+
+
+def _charge_backward(
+    grad: Tensor, weights: Any, log_gaps: Any, levels: Any, lengths: Any, scales: Any
+) -> list[Tensor]:
+    for weight, gaps, many, bits, _ in zip(weights, log_gaps, levels, lengths, scales, strict=True):
+        check(weight, gaps, many, lengths=bits)
+    return grouped("charge_backward", weights, log_gaps, levels, lengths, scales, first=(grad,))
+
+
 _register(
     "round_to_grid(Tensor weight, Tensor log_gaps, int levels, Tensor? noise=None, "
     "ScalarType? dtype=None) -> Tensor",
-    lambda weight, *rest: kernels_for(weight).round_to_grid(weight, *rest),
+    _round,
     lambda weight, log_gaps, levels, noise=None, dtype=None: torch.empty_like(weight, dtype=dtype),
     gradients.round_backward,
     gradients.round_setup,
@@ -168,12 +215,12 @@ _register(
 _register(
     "round_to_grid_by_step(Tensor grad, Tensor weight, Tensor log_gaps, int levels, "
     "Tensor? noise=None) -> Tensor",
-    lambda grad, weight, *rest: kernels_for(weight).by_step(grad, weight, *rest),
+    _by_step,
     lambda grad, weight, log_gaps, levels, noise=None: torch.empty_like(log_gaps),
 )
 _register(
     "grid_moments(Tensor weight, Tensor log_gaps, int levels) -> (Tensor, Tensor)",
-    lambda weight, *rest: kernels_for(weight).moments(weight, *rest),
+    _moments,
     lambda weight, log_gaps, levels: (torch.empty_like(weight), torch.empty_like(weight)),
     gradients.moments_backward,
     gradients.moments_setup,
@@ -181,9 +228,7 @@ _register(
 _register(
     "grid_moments_backward(Tensor? by_mean, Tensor? by_variance, Tensor weight, Tensor log_gaps, "
     "int levels) -> (Tensor, Tensor)",
-    lambda by_mean, by_variance, weight, *rest: kernels_for(weight).moments_backward(
-        by_mean, by_variance, weight, *rest
-    ),
+    _moments_backward,
     lambda by_mean, by_variance, weight, log_gaps, levels: (
         torch.empty_like(weight),
         torch.empty_like(log_gaps),
@@ -191,7 +236,7 @@ _register(
 )
 _register(
     "grid_counts(Tensor[] weights, Tensor[] log_gaps, int[] levels) -> Tensor[]",
-    lambda *rows: grouped("counts", *rows),
+    _counts,
     lambda weights, log_gaps, levels: [
         weight.new_empty(many, dtype=torch.float64)
         for weight, many in zip(weights, levels, strict=True)
@@ -208,7 +253,7 @@ _register(
 _register(
     "grid_charge_backward(Tensor grad, Tensor[] weights, Tensor[] log_gaps, int[] levels, "
     "Tensor[] lengths, float[] scales) -> Tensor[]",
-    lambda grad, *rows: grouped("charge_backward", *rows, first=(grad,)),
+    _charge_backward,
     lambda grad, weights, *rest: [torch.empty_like(weight) for weight in weights],
 )
 _register(

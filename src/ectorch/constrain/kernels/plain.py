@@ -20,7 +20,6 @@ NOISE_BITS = 16
 FRACTION_BITS = 40  # of a weight's share in the level above it
 LIMB_BITS = 20
 PIECE = 1 << 17
-_COUNTED = 1 << 22
 
 
 def round_to_grid(
@@ -58,8 +57,7 @@ def by_step(
         torch.dot(by, _rounded(part, log_gaps, levels, own) - part)
         for by, part, own in zip(pieces(grad), parts, some, strict=True)
     ]
-    total = dots[0] if len(dots) == 1 else torch.stack(dots).sum()
-    return to_log_gaps(total / step_of(log_gaps, levels), log_gaps, levels)
+    return to_log_gaps(summed(dots) / step_of(log_gaps, levels), log_gaps, levels)
 
 
 def moments(weight: Tensor, log_gaps: Tensor, levels: int) -> tuple[Tensor, Tensor]:
@@ -154,50 +152,38 @@ def exact_counts(lower: Tensor, fraction: Tensor, levels: int) -> Tensor:
         lower: integers in ``[0, levels - 1)``, any shape.
         fraction: in [0, 1], floating point of the same shape.
     """
-    waits = lower.device.type != "cpu" or transformed() or torch.compiler.is_compiling()
-    total = _scattered if waits else _binned
     sums = lower.new_zeros((3, levels), dtype=torch.int64)
-    flat = lower.reshape(-1), fraction.reshape(-1)
-    parts = zip(
-        *(torch.split(tensor, _COUNTED if waits else PIECE) for tensor in flat), strict=True
-    )
-    for index, share in parts:
+    for index, share in zip(pieces(lower), pieces(fraction), strict=True):
         fixed = (share.double() * 2.0**FRACTION_BITS).long()
         high, low = fixed >> LIMB_BITS, fixed & ((1 << LIMB_BITS) - 1)
-        sums = sums + torch.stack([total(index, each, levels) for each in (None, high, low)])
-    return counts_from(*sums)
+        sums = sums + torch.stack([histogram(index, levels, each) for each in (None, high, low)])
+    items, high, low = sums  # of the last level, which has no next, nothing is above
+    high, low = (items << LIMB_BITS) - high + high.roll(1), low.roll(1) - low
+    found: Tensor = high.double() * 2.0**-LIMB_BITS + low.double() * 2.0**-FRACTION_BITS
+    return found
 
 
-def _scattered(index: Tensor, values: Tensor | None, levels: int) -> Tensor:
-    """(levels,) int64 sums of ``values``, of ones if None, by (n,) ``index``; nothing waits."""
+def histogram(index: Tensor, levels: int, values: Tensor | None = None) -> Tensor:
+    """(levels,) int64 sums of ``values``, of ones if None, by (n,) ``index``; nothing waits.
+
+    Args:
+        values: (n,) whole numbers, whose sums stay below 2**53.
+    """
+    if index.device.type == "cpu" and not (transformed() or torch.compiler.is_compiling()):
+        weights = None if values is None else values.double()
+        return torch.bincount(index, weights, levels).long()  # elsewhere it waits for the device
     values = torch.ones_like(index, dtype=torch.int64) if values is None else values
     return values.new_zeros(levels).scatter_add(0, index.long(), values)
 
 
-def _binned(index: Tensor, values: Tensor | None, levels: int) -> Tensor:
-    """The same, faster on the CPU; sums are whole numbers below 2**53."""
-    if values is None:
-        return torch.bincount(index, minlength=levels)
-    return torch.bincount(index, values.double(), levels).long()
-
-
-def counts_from(items: Tensor, above_high: Tensor, above_low: Tensor) -> Tensor:
-    """(..., levels) float64 counts from exact sums, int64.
-
-    Args:
-        items: how many weights lie between each level and the next.
-        above_high, above_low: how many of them belong to the next, in units of 2**-20 and 2**-40;
-            0 at the last level, which has no next.
-    """
-    high = (items << LIMB_BITS) - above_high + above_high.roll(1, -1)
-    low = above_low.roll(1, -1) - above_low
-    return high.double() * 2.0**-LIMB_BITS + low.double() * 2.0**-FRACTION_BITS
-
-
 def dot(one: Tensor, other: Tensor) -> Tensor:
     """() the sum of products, by pieces that fit a cache; of tensors of one shape."""
-    dots = [torch.dot(*pair) for pair in zip(pieces(one), pieces(other), strict=True)]
-    return dots[0] if len(dots) == 1 else torch.stack(dots).sum()
+    return summed([torch.dot(*pair) for pair in zip(pieces(one), pieces(other), strict=True)])
+
+
+def summed(parts: Sequence[Tensor]) -> Tensor:
+    """() the sum of at least one ()."""
+    return parts[0] if len(parts) == 1 else torch.stack([*parts]).sum()
 
 
 def pieces(tensor: Tensor) -> tuple[Tensor, ...]:

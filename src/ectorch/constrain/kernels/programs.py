@@ -322,7 +322,8 @@ def deviate_block(spread, floor, seed, out, size, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < size
     variance = tl.load(spread + at, mask=mask, other=0.0).to(tl.float32)
-    variance = tl.maximum(variance, tl.load(floor).to(tl.float32))
+    least = tl.load(floor).to(tl.float32)
+    variance = tl.where(variance < least, least, variance)  # NaN stays NaN
     noise = tl.randn(tl.load(seed), at) * tl.sqrt(variance)
     tl.store(out + at, _narrow(noise, out.dtype.element_ty), mask=mask)
 
@@ -334,7 +335,8 @@ def deviate_back_block(grad, spread, floor, seed, out, size, BLOCK: tl.constexpr
     variance = tl.load(spread + at, mask=mask, other=0.0).to(tl.float32)
     least = tl.load(floor).to(tl.float32)
     slope = tl.load(grad + at, mask=mask, other=0.0).to(tl.float32) * tl.randn(tl.load(seed), at)
-    slope = tl.where(variance > least, 0.5 * slope / tl.sqrt(tl.maximum(variance, least)), 0.0)
+    within = variance <= least
+    slope = tl.where(within, 0.0, 0.5 * slope / tl.sqrt(tl.where(within, 1.0, variance)))
     tl.store(out + at, _narrow(slope, out.dtype.element_ty), mask=mask)
 
 
