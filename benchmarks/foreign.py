@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ectorch as ec
+from ectorch.rewrite.units import remove_dead_units
 
 CLASSES, TOKENS = 10, 32
 TIMM = ("resnet18", "vit_tiny_patch16_224", "mobilenetv3_small_100", "convnext_atto")
@@ -135,7 +136,7 @@ def measure(make: Callable[[], tuple[nn.Module, Tensor]]) -> dict[str, Any]:
             optimizer.step()
             optimizer.zero_grad()
             losses.append(loss.item())
-            ec.remove_dead_units(model, optimizer)
+            remove_dead_units(model, optimizer)
         with torch.no_grad():
             plain = logits(ec.convert(copy.deepcopy(model)).eval(), inputs)
             final = logits(ec.finalize(model), inputs)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import ectorch as ec
 from ectorch.rewrite.norms import discretize_norms
+from ectorch.rewrite.units import remove_dead_units
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/cases"))
 from random_networks import random_network
@@ -36,7 +37,7 @@ REWRITES: dict[str, Callable[[nn.Module, Tensor], object]] = {
     "finalize": lambda model, inputs: ec.finalize(model),
     "finalize, forward_only": lambda model, inputs: ec.finalize(model, forward_only=True),
     "finalize with batches": lambda model, inputs: ec.finalize(model, [inputs]),
-    "remove_dead_units": lambda model, inputs: ec.remove_dead_units(model, forward_only=True),
+    "remove_dead_units": lambda model, inputs: remove_dead_units(model, forward_only=True),
     "sort_units": lambda model, inputs: sort_units(model, forward_only=True),
 }
 

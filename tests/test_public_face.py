@@ -37,7 +37,7 @@ def test_the_face_is_small_and_every_name_says_what_it_is():
         assert inspect.getdoc(getattr(ec, name)), name
 
 
-@pytest.mark.parametrize("name", ["FormatError", "discretize_norms", "rate_bits", "save"])
+@pytest.mark.parametrize("name", ["FormatError", "remove_dead_units", "rate_bits", "save"])
 def test_a_name_of_before_says_where_it_is(name):
     with pytest.warns(DeprecationWarning, match=f"from ectorch[.a-z]* import {name}$") as said:
         found = getattr(ec, name)

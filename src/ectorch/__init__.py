@@ -13,7 +13,7 @@ from ectorch.extras import missing
 if TYPE_CHECKING:
     from ectorch.constrain.config import Config
     from ectorch.errors import EctorchError
-    from ectorch.rewrite.units import remove_dead_units
+    from ectorch.posttrain.quantize import quantize
     from ectorch.size.control import SizeControl, ramp
     from ectorch.size.coverage import coverage
     from ectorch.size.fit import fit_size
@@ -27,7 +27,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "constrain.config": ("Config",),
     "errors": ("EctorchError",),
-    "rewrite.units": ("remove_dead_units",),
+    "posttrain.quantize": ("quantize",),
     "size.control": ("SizeControl", "ramp"),
     "size.coverage": ("coverage",),
     "size.fit": ("fit_size",),
@@ -39,7 +39,7 @@ _ROOMS = {
 _WITHDRAWN = {  # names of before: found with a warning that says where they are
     "errors": ("FormatError",),
     "rewrite.norms": ("discretize_norms", "restore_norms"),
-    "rewrite.units": ("restore_shapes", "sort_units"),
+    "rewrite.units": ("remove_dead_units", "restore_shapes", "sort_units"),
     "size.measure": ("FileSize", "rate_bits"),
     "storage.files": ("load", "save"),
     "workflow": ("freeze_symbols",),
@@ -61,8 +61,8 @@ __all__ = [
     "param_groups",
     "penalty",
     "prepare",
+    "quantize",
     "ramp",
-    "remove_dead_units",
     "safe_open",
     "save_file",
     "save_model",

@@ -11,7 +11,7 @@ from torch import nn
 import ectorch as ec
 from ectorch.errors import ConfigError, UnsupportedLayerError
 from ectorch.rewrite.norms import discretize_norms, restore_norms
-from ectorch.rewrite.units import restore_shapes, sort_units
+from ectorch.rewrite.units import remove_dead_units, restore_shapes, sort_units
 from ectorch.workflow import freeze_symbols
 
 TAKE_A_MODULE = {
@@ -28,7 +28,7 @@ TAKE_A_MODULE = {
     "snapshot": ec.snapshot,
     "discretize_norms": discretize_norms,
     "restore_norms": lambda model: restore_norms(model, [torch.zeros(2, 2)]),
-    "remove_dead_units": ec.remove_dead_units,
+    "remove_dead_units": remove_dead_units,
     "sort_units": sort_units,
     "restore_shapes": restore_shapes,
     "load_model": lambda model: ec.load_model(model, "no.ect"),

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import ectorch as ec
 from ectorch.errors import MismatchError
+from ectorch.rewrite.units import remove_dead_units
 from ectorch.size.measure import rate_bits
 from ectorch.storage.files import save
 from ectorch.workflow import freeze_symbols
@@ -405,7 +406,7 @@ def test_a_hook_that_renames_all_is_followed(path):
             state["net." + name] = state.pop(name)
 
     net, inputs = hooked(rename), torch.randn(5, 4)
-    assert ec.remove_dead_units(net) == 5
+    assert remove_dead_units(net) == 5
     ec.save_file(net, path)
     stored = ec.load_file(path)
     assert stored.keys() == {f"net.{at}.{name}" for at in (0, 2) for name in ("weight", "bias")}

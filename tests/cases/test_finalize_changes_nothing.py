@@ -16,6 +16,7 @@ import ectorch as ec
 from ectorch.errors import ConfigError, UnsupportedLayerError
 from ectorch.rewrite.chains import find_chains
 from ectorch.rewrite.norms import discretize_norms, restore_norms
+from ectorch.rewrite.units import remove_dead_units
 from ectorch.storage.files import save
 
 
@@ -471,7 +472,7 @@ def test_what_asks_the_form_of_weights_alone_does_not_read_them():
     [nn.ReLU(inplace=True), nn.ELU(inplace=True), torch.relu_, partial(F.relu, inplace=True)],
     ids=["ReLU", "ELU", "relu_", "relu"],
 )
-@pytest.mark.parametrize("rewrite", [ec.finalize, ec.remove_dead_units])
+@pytest.mark.parametrize("rewrite", [ec.finalize, remove_dead_units])
 def test_activations_in_place_leave_biases(rewrite, activation):
     net, x = Between(Called(activation)), torch.randn(5, 4)
     before = net(x)
@@ -503,7 +504,7 @@ def test_hooks_see_what_they_saw(watch):
     net[0][0].weight.data[3:] = 0
     net[0][0].bias.data[3:] = 0
     assert find_chains(net) == []
-    assert ec.remove_dead_units(net) == 0
+    assert remove_dead_units(net) == 0
     net(torch.randn(3, 4)).sum().backward()
     assert seen
 
@@ -643,7 +644,7 @@ def test_networks_that_cannot_be_traced_train_on():
 
     net = ec.prepare(Branches())
     with pytest.warns(UserWarning, match="Branches"):
-        assert ec.remove_dead_units(net) == 0
+        assert remove_dead_units(net) == 0
     ec.finalize(net)
 
 
@@ -653,7 +654,7 @@ def test_a_trace_leaves_the_network_as_it_is():
     kept = net.kept = torch.ones(3)
     ec.finalize(copy.deepcopy(net))
     with pytest.warns(UserWarning, match="writes to its attributes"):
-        ec.remove_dead_units(net)
+        remove_dead_units(net)
     assert net.kept is kept
     assert (net.training, net.a.training, net.b.training) == (True, True, False)
 
@@ -672,7 +673,7 @@ def test_other_dtypes_and_layers_without_bias(dtype):
     net[1].weight.data[2:5] = 0
     x = torch.randn(9, 6).to(dtype)
     ec.prepare(net)
-    ec.remove_dead_units(net)
+    remove_dead_units(net)
     expected = ec.convert(copy.deepcopy(net)).eval()(x)
     final = ec.finalize(net, [x], norm_levels=1 << 16)
     assert final(x).dtype == dtype

@@ -12,6 +12,7 @@ import ectorch as ec
 from ectorch.constrain.lengths import isotonic
 from ectorch.constrain.relaxation import Bracket, Categorical, Hard, Relaxation
 from ectorch.errors import ConfigError
+from ectorch.rewrite.units import remove_dead_units
 
 
 class Own:
@@ -96,4 +97,4 @@ def test_a_constant_folds_where_the_parameter_is_what_is_trained(relaxation, rem
     net[0].bias.data.fill_(0.5)
     config = ec.Config(relaxation="bracket", overrides={"2.bias": {"relaxation": relaxation}})
     ec.prepare(net, config)
-    assert ec.remove_dead_units(net) == removed
+    assert remove_dead_units(net) == removed

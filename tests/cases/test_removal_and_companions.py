@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import ectorch as ec
 from ectorch.errors import ConfigError
+from ectorch.rewrite.units import remove_dead_units
 from ectorch.workflow import freeze_symbols
 
 X, Y = torch.randn(64, 8), torch.randint(0, 4, (64,))
@@ -46,7 +47,7 @@ def test_optimizers_go_on(make):
     net = network()
     optimizer = make(ec.param_groups(net, lr=1e-3))
     step(net, optimizer)
-    assert ec.remove_dead_units(net, optimizer) > 0
+    assert remove_dead_units(net, optimizer) > 0
     step(net, optimizer)
     assert net[0]._parameters["weight"].shape[0] < 32
 
@@ -57,7 +58,7 @@ def test_a_state_of_unknown_form_is_refused_before_anything_changes():
     step(net, optimizer)
     optimizer.state[net[2]._parameters["weight"]]["preconditioner"] = torch.eye(32)
     with pytest.raises(ConfigError, match=r"2\.weight.*preconditioner|preconditioner.*2\.weight"):
-        ec.remove_dead_units(net, optimizer)
+        remove_dead_units(net, optimizer)
     assert net[0]._parameters["weight"].shape == (32, 8)
 
 
@@ -73,7 +74,7 @@ def test_lbfgs_is_refused():
 
     optimizer.step(closure)
     with pytest.raises(ConfigError, match="LBFGS"):
-        ec.remove_dead_units(net, optimizer)
+        remove_dead_units(net, optimizer)
     assert net[0]._parameters["weight"].shape == (32, 8)
 
 
@@ -81,7 +82,7 @@ def test_an_optimizer_of_other_parameters_is_refused():
     net = network()
     optimizer = torch.optim.SGD(net[2].parameters(), lr=0.1)
     with pytest.raises(ConfigError, match=r"0\.weight"):
-        ec.remove_dead_units(net, optimizer)
+        remove_dead_units(net, optimizer)
     assert net[0]._parameters["weight"].shape == (32, 8)
 
 
@@ -90,7 +91,7 @@ def test_gradients_and_notes_follow():
     net[0]._parameters["weight"].no_decay = True
     F.cross_entropy(net(X), Y).backward()
     before = net[2]._parameters["weight"].grad.clone()
-    assert ec.remove_dead_units(net) > 0
+    assert remove_dead_units(net) > 0
     after = net[2]._parameters["weight"]
     assert after.grad.shape == after.shape
     assert torch.isin(after.grad, before).all()
@@ -107,7 +108,7 @@ def test_units_whose_frequencies_assign_the_others_stay(fold, frozen):
     if frozen:
         freeze_symbols(net)
     before = net(X)
-    assert (ec.remove_dead_units(net, fold=fold) > 0) == frozen
+    assert (remove_dead_units(net, fold=fold) > 0) == frozen
     torch.testing.assert_close(net(X), before, rtol=1e-4, atol=1e-5)
 
 
@@ -119,7 +120,7 @@ def test_units_that_assign_nothing_else_leave():
     net[0].weight.data[60:] = 0
     ec.prepare(net, ec.Config(levels=3, relaxation="hard", bias="float32")).eval()
     before = net(X)
-    assert ec.remove_dead_units(net) == 4
+    assert remove_dead_units(net) == 4
     torch.testing.assert_close(net(X), before, rtol=1e-4, atol=1e-5)
 
 
@@ -133,7 +134,7 @@ def test_a_bias_that_is_held_takes_no_constant(prepared):
     if prepared:
         ec.prepare(net)
     bias, before = net[2].bias.clone(), net(X)
-    assert ec.remove_dead_units(net) == 3
+    assert remove_dead_units(net) == 3
     assert torch.equal(net[2].bias, bias)
     torch.testing.assert_close(net(X), before, rtol=1e-4, atol=1e-5)
 
@@ -145,7 +146,7 @@ def test_replicas_of_several_processes_are_not_touched(tmp_path):
     try:
         net = network()
         with pytest.raises(ConfigError, match="distributed"):
-            ec.remove_dead_units(net)
+            remove_dead_units(net)
         assert net[0]._parameters["weight"].shape == (32, 8)
     finally:
         torch.distributed.destroy_process_group()

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import ectorch as ec
 from ectorch.bitstream.file.meter import FileMeter
 from ectorch.errors import ConfigError
+from ectorch.rewrite.units import remove_dead_units
 from ectorch.size.measure import rate_bits
 from ectorch.storage.files import save
 from ectorch.workflow import convert, prepare
@@ -66,7 +67,7 @@ def trained_a_bit(steps, meter=None):
             real = len(save(ec.finalize(copy.deepcopy(net))))
             yield size, real
         if step % 60 == 59:
-            ec.remove_dead_units(net, optimizer)
+            remove_dead_units(net, optimizer)
 
 
 @pytest.mark.slow  # a file is written at each of fifteen measurements

@@ -2,32 +2,102 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ectorch.cli.tensors import read_tensors
 from ectorch.cli.terminal import check_ending, say
+from ectorch.errors import ConfigError
+
+_UNITS = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 def compress(
     source: Annotated[Path, typer.Argument(help=".safetensors, or .pt with tensors only")],
     target: Annotated[Path, typer.Argument(help="the .ect file to write")],
+    target_size: Annotated[
+        str | None, typer.Option(help="round weights until the file has this size, as 8MB")
+    ] = None,
+    bits: Annotated[
+        float | None, typer.Option(min=0.01, help="the same, in bits of the file for each number")
+    ] = None,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="change no number; so it is without a size")
+    ] = False,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="names that stay float, as 'head.*'; may be repeated")
+    ] = None,
     preset: Annotated[str, typer.Option(help="small, balanced or fast")] = "small",
     threads: Annotated[int | None, typer.Option(min=1, help="all cores if absent")] = None,
 ) -> None:
-    """Store tensors losslessly: few values as a codebook and symbols, others as exact floats.
+    """Store a checkpoint: losslessly, or rounded to a size.
 
-    Of a training's checkpoint the network is stored, under whatever key, where it is the one state
-    dict in it.
+    Losslessly few values become a codebook and symbols, others exact floats. To a size weights are
+    rounded, each tensor to a grid of its own, without data; which stay float is printed. Of a
+    training's checkpoint the network is stored, under whatever key, where it is the one state dict
+    in it. SOURCE is never changed.
     """
     from ectorch.storage.files import save_file
 
     check_ending(target, ".ect")
+    sizes = [target_size, bits, lossless or None]
+    if sum(size is not None for size in sizes) > 1:
+        raise ConfigError("give one of --target-size, --bits and --lossless")
+    if keep and target_size is None and bits is None:
+        raise ConfigError("--keep: without --target-size or --bits no number changes")
+    tensors: Mapping[str, Any]
     tensors, metadata, found = read_tensors(source)
     if found:
         say(found)
+    if target_size is not None or bits is not None:
+        numbers = sum(tensor.numel() for tensor in tensors.values())
+        asked = _bytes(target_size) if target_size else int((bits or 0) * numbers / 8)
+        tensors = _rounded(tensors, asked, tuple(keep or ()), metadata, preset, threads, target)
     size = save_file(tensors, target, metadata, preset, threads)
     before = source.stat().st_size
     say(f"{source} {before:,} bytes -> {target} {size:,} bytes (x{before / size:.1f})")
+
+
+def _rounded(
+    tensors: Mapping[str, Any],
+    target_bytes: int,
+    keep: tuple[str, ...],
+    metadata: Mapping[str, str],
+    preset: str,
+    threads: int | None,
+    target: Path,
+) -> Mapping[str, Any]:
+    from ectorch.posttrain.tensors import floats_of, round_tensors
+    from ectorch.storage.files import save_file
+
+    for name, why in floats_of(tensors, keep).items():
+        say(f"  {name} stays float: {why}")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
+
+        def size(rounded: Mapping[str, Any]) -> int:
+            written = save_file(rounded, Path(folder) / "try.ect", metadata, preset, threads)
+            say(f"  {written:,} bytes")
+            return written
+
+        return round_tensors(tensors, size, target_bytes, keep)
+
+
+def _bytes(text: str) -> int:
+    """Bytes that a size means, as 8MB or 512KiB.
+
+    Raises:
+        ConfigError: when it is none.
+    """
+    matched = re.fullmatch(r"([0-9.]+) ?([a-z]*)", text.strip().lower())
+    try:
+        size = int(float(matched[1]) * _UNITS[matched[2]]) if matched else 0
+    except (KeyError, ValueError):
+        size = 0
+    if size < 1:
+        raise ConfigError(f"--target-size {text}: expected bytes, or a number and a unit, as 8MB")
+    return size

@@ -1,0 +1,1 @@
+"""Networks that are already trained, to a size or a quality, without training."""

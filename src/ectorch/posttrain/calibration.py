@@ -1,0 +1,106 @@
+"""Example inputs, what the float network makes of them, and what they tell of each tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ectorch.errors import ConfigError
+from ectorch.posttrain import sensitivity
+from ectorch.posttrain.divergence import Divergence, Output
+from ectorch.posttrain.rounding import Plan
+from ectorch.posttrain.sites import Site
+from ectorch.posttrain.statistics import gather
+from ectorch.rewrite.batches import Run, call, check_runs
+
+_MEASURED = 4096  # examples that all sensitivities together are measured on
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Example inputs, and outputs of the float network.
+
+    Attributes:
+        runs: calls of a network, one a batch.
+        sizes: examples of each.
+        compare, output: what is compared, and how.
+        references: outputs of the float network, one a batch.
+    """
+
+    runs: Sequence[Run]
+    sizes: Sequence[int]
+    compare: Divergence
+    output: Output
+    references: Sequence[Tensor]
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, given: list[Any] | Run, compare: Divergence, output: Output
+    ) -> Calibration:
+        """Run the float network.
+
+        Args:
+            given: batches, `ectorch.rewrite.batches.listed`.
+
+        Raises:
+            ConfigError: when there are none, or the network does not run on them.
+        """
+        if not given:
+            raise ConfigError("batches: expected inputs, one batch at least")
+        check_runs(model, given)
+        if callable(given):
+            runs: list[Run] = [given]
+            sizes = [1]
+        else:
+            runs, sizes = [partial(call, batch=b) for b in given], [*map(_examples, given)]
+        return cls(runs, sizes, compare, output, sensitivity.outputs(model, runs, output))
+
+    def apart(self, model: nn.Module, runs: int | None = None) -> float:
+        """Mean divergence of ``model`` from the float network, on the first ``runs``."""
+        return sensitivity.mean_divergence(
+            model, self.runs[:runs], self.references[:runs], self.compare, self.output
+        )
+
+    def plan(
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        bits_per_weight: float,
+        told: Callable[[str], object],
+    ) -> Plan:
+        """Measure sensitivities, then gather what feedback needs.
+
+        Args:
+            bits_per_weight: that the network will have, about.
+        """
+        large = [site for site in sites if site.parameter.ndim > 1]
+        few = self._few(len(large))
+        measured = sensitivity.measure(
+            large, lambda: self.apart(model, few), lambda words: told(f"sensitivity of {words}")
+        )
+        settled, unseen = sensitivity.settled(measured, [site.name for site in sites])
+        plan = Plan(sites, settled, measured={n for n in measured if n not in unseen})
+        told("moments of inputs")
+        reached = [site for site in large if site.name in plan.measured]
+        worth = plan.worth(plan.start_slope(bits_per_weight))
+        plan.statistics = gather(model, reached, self.runs, self.compare, self.output, worth)
+        return plan
+
+    def _few(self, times: int) -> int:
+        """Runs whose examples do for so many measurements."""
+        most, total = _MEASURED / max(times, 1), 0
+        for at, size in enumerate(self.sizes):
+            total += size
+            if total >= most:
+                return at + 1
+        return len(self.sizes)
+
+
+def _examples(batch: Any) -> int:
+    leaves = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim]
+    return max(map(len, leaves), default=1)
