@@ -57,7 +57,7 @@ class Calibration:
             runs: list[Run] = [given]
             sizes = [1]
         else:
-            runs, sizes = [partial(call, batch=b) for b in given], [*map(_examples, given)]
+            runs, sizes = [partial(call, batch=b) for b in given], [*map(examples, given)]
         return cls(runs, sizes, compare, output, sensitivity.outputs(model, runs, output))
 
     def apart(self, model: nn.Module, runs: int | None = None) -> float:
@@ -101,6 +101,7 @@ class Calibration:
         return len(self.sizes)
 
 
-def _examples(batch: Any) -> int:
+def examples(batch: Any) -> int:
+    """How many examples a batch has: the longest first dimension in it."""
     leaves = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim]
     return max(map(len, leaves), default=1)

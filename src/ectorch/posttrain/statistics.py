@@ -1,7 +1,7 @@
 """What example inputs tell of the layers: moments of what a weight is multiplied by.
 
 An embedding is looked up, not multiplied: its errors are weighed by moments of the gradient that
-reaches its output, and by how often a row is looked up.
+reaches its output, a row's by what of it reached that row.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,8 +36,8 @@ class Statistics:
         trace: of the moments, summed over groups and rows: the output error that noise of variance
             1 in every weight gives.
         mean: (groups, columns) of the inputs; None where rows are looked up.
-        importance: (groups, rows) of mean 1: how often a row is looked up; None where rows are
-            multiplied.
+        importance: (groups, rows) of mean 1: the gradient's energy in what was looked up; None
+            where rows are multiplied.
     """
 
     factor: Factor
@@ -53,6 +54,7 @@ class _Sums:
     total: Tensor | None = None  # (groups, columns)
     rows: Tensor | None = None  # (groups, rows)
     positions: int = 0
+    looked_up: int = 0
 
     def add(self, inputs: Sequence[Tensor]) -> None:
         """Inputs of each group, (positions, columns): first examples, then later ones."""
@@ -173,14 +175,18 @@ def _hook(read: Reading, sums: _Sums, weight: Tensor) -> Callable[..., None]:
         if inputs is None:
             return
         if read.looks_up:
-            looked = torch.bincount(inputs[0].cpu(), minlength=rows).to(torch.float64)
-            sums.add_rows(looked[None])
-            output.register_hook(see)
+            output.register_hook(partial(see, inputs[0].cpu()))
         else:
             sums.add(inputs)
 
-    def see(gradient: Tensor) -> None:
-        sums.add([gradient.reshape(-1, gradient.shape[-1])])
+    def see(looked_up: Tensor, gradient: Tensor) -> None:
+        flat = gradient.reshape(-1, gradient.shape[-1]).float().cpu()
+        energy = flat.double().square().sum(1)  # none where padding is looked up
+        sums.add([flat])
+        sums.add_rows(
+            torch.zeros(1, rows, dtype=energy.dtype).index_add_(1, looked_up, energy[None])
+        )
+        sums.looked_up += int((energy > 0).sum())
 
     return note
 
@@ -192,7 +198,8 @@ def _statistics(site: Site, sums: _Sums, worth: float) -> Statistics | None:
     one, other = sums.moments / max(sums.positions, 1)
     importance = sums.rows
     if importance is not None:
-        importance = importance + 1  # a row that no example has looked up is looked up by another
+        # a row that no example has looked up is looked up by another: each counts once more
+        importance = importance + importance.sum() / max(sums.looked_up, 1)
         importance = (importance / importance.mean()).float()
     weight = read.to_matrices(site.parameter.detach()).float().cpu()
     trace = float((one + other).diagonal(dim1=1, dim2=2).sum()) * weight.shape[1]
