@@ -90,7 +90,9 @@ def _batches(tokenizer, texts: list[str]) -> tuple[Batch, ...]:
     texts = sorted(texts, key=lambda text: (len(text), text))
     parts = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
     return tuple(
-        dict(tokenizer(part, padding=True, truncation=True, max_length=_LONGEST, return_tensors="pt"))
+        dict(
+            tokenizer(part, padding=True, truncation=True, max_length=_LONGEST, return_tensors="pt")
+        )
         for part in parts
     )
 

@@ -15,11 +15,13 @@ from collections.abc import Callable
 from ectorch.errors import DataError
 from posttrain.images import cifar10_cnn, mnist_cnn
 from posttrain.minilm import minilm
+from posttrain.phonemes import g2p_en
 from posttrain.trained import Trained
 
 NETWORKS: dict[str, Callable[[int], Trained]] = {
     "mnist-cnn": mnist_cnn,
     "cifar10-cnn": cifar10_cnn,
+    "g2p-en": g2p_en,
     "minilm": minilm,
 }
 
