@@ -9,6 +9,7 @@ The second needs h5py, which nothing else here does: ``pip install h5py``.
 from __future__ import annotations
 
 import io
+import itertools
 from collections import OrderedDict
 from functools import partial
 
@@ -75,7 +76,7 @@ class _CifarCnn(nn.Sequential):
     def __init__(self) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         channels = (3, 64, 64, 128, 128, 64, 64)
-        for index, (before, after) in enumerate(zip(channels, channels[1:], strict=False)):
+        for index, (before, after) in enumerate(itertools.pairwise(channels)):
             layers[f"conv{index}"] = nn.Conv2d(before, after, 3)
             layers[f"relu{index}"] = nn.ReLU()
             layers[f"norm{index}"] = nn.BatchNorm2d(after, eps=_EPSILON)
@@ -83,7 +84,7 @@ class _CifarCnn(nn.Sequential):
                 layers[f"pool{index}"] = nn.MaxPool2d(2)
         layers["flatten"] = nn.Flatten()  # one pixel is left
         features = (64, 1024, 512, 10)
-        for index, (before, after) in enumerate(zip(features, features[1:], strict=False)):
+        for index, (before, after) in enumerate(itertools.pairwise(features)):
             layers[f"dense{index}"] = nn.Linear(before, after)
             layers[f"dense_relu{index}"] = nn.ReLU()
         super().__init__(layers)

@@ -18,7 +18,6 @@ _DEFINITIONS, _EXAMPLES, _PASSAGES, _QUOTES = 1500, 1500, 1800, 1200
 _PARTS = ("noun", "verb", "adj", "adv")
 _EXAMPLE = re.compile(r'"([^"]+)"')
 _WORDS = range(6, 120)
-_PLAYS = ("hamlet", "macbeth", "as_you_like_it", "julius_caesar", "king_lear", "tempest")
 
 
 @cache
