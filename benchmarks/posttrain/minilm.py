@@ -61,13 +61,17 @@ def minilm(seed: int) -> Trained:
 
 
 class Embedder(nn.Module):
-    """Batches of tokens -> embeddings of length 1, float32 (batch, 384): the mean over tokens."""
+    """Tokens -> embeddings of length 1, float32 (batch, 384): the mean over tokens.
+
+    It takes a tokenizer's tensors by name, or a dict of them.
+    """
 
     def __init__(self, bert: nn.Module) -> None:
         super().__init__()
         self.bert = bert
 
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+    def forward(self, batch: dict[str, Tensor] | None = None, **tensors: Tensor) -> Tensor:
+        batch = batch or tensors
         hidden = self.bert(**batch).last_hidden_state
         mask = batch["attention_mask"][..., None].to(hidden)
         return nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)

@@ -57,8 +57,8 @@ def g2p_en(seed: int) -> Trained:
 class G2p(nn.Module):
     """Encoder and decoder.
 
-    ``model({"graphemes": int64 (batch, letters + 1), "phonemes": int64 (batch, steps)})`` is the
-    logits of the next phonemes, float32 (batch, steps, 74).
+    ``model(graphemes=..., phonemes=...)``, int64 (batch, letters + 1) and (batch, steps), is the
+    logits of the next phonemes, float32 (batch, steps, 74); a dict of both does as well.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,8 @@ class G2p(nn.Module):
         self.dec = nn.GRU(_WIDTH, _WIDTH, batch_first=True)
         self.fc = nn.Linear(_WIDTH, _PHONEMES)
 
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+    def forward(self, batch: dict[str, Tensor] | None = None, **tensors: Tensor) -> Tensor:
+        batch = batch or tensors
         _, hidden = self.enc(self.enc_emb(batch["graphemes"]))
         said, _ = self.dec(self.dec_emb(batch["phonemes"]), hidden)
         return self.fc(said)

@@ -22,7 +22,7 @@ class Trained:
     """A network, inputs to calibrate on, and how good a network in its place is.
 
     Attributes:
-        model: float32, in eval mode. ``model(batch)`` is its output.
+        model: float32, in eval mode. ``model(batch)`` is its output, or ``model(**batch)``.
         calibration: 16 batches of 64 inputs each, none of which is test data.
         quality: of a network of the same class, on the test data; see `direction`.
         selection: the same on data that is neither test nor calibration data, for whatever is
