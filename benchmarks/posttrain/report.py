@@ -20,6 +20,16 @@ from ectorch.report.text import markdown_table
 from posttrain.curves import Point, bd_rate, bytes_at, running_best
 from posttrain.log import Row
 
+INTRODUCTION = """\
+# Compression after training
+
+`benchmarks/posttrain/runner.py` says what is measured, `networks.py` which networks these are, \
+`nncodec.py` how NNCodec was run. Bytes are those of whole files at equal quality of the decoded \
+network on test data, means over seeds of the calibration inputs; the ratio is to NNCodec at the \
+best of all its settings, point by point, chosen on the test data in its favour. Between points \
+bytes are interpolated, of each curve's running best (`curves.py`). A dash: the curve does not \
+reach that quality. BD-rate: the mean difference of bytes to NNCodec's over the qualities of the \
+table, with the standard deviation over seeds."""
 PEER_DEFAULT = "dq"  # what `nncodec.nn.encode` does unasked
 
 
@@ -50,15 +60,7 @@ def as_markdown(rows: Sequence[Row], peer: Mapping[str, Any], made: Mapping[str,
     """The tables of the results page."""
     machine, versions = made["machine"], peer["peer"]
     parts = [
-        "# Compression after training",
-        "`benchmarks/posttrain/runner.py` says what is measured, `networks.py` which networks these "
-        "are, `nncodec.py` how NNCodec was run. Bytes are those of whole files at equal quality of "
-        "the decoded network on test data, means over seeds of the calibration inputs; the ratio is "
-        "to NNCodec at the best of all its settings, point by point, chosen on the test data in its "
-        "favour. Between points bytes are interpolated, of each curve's running best "
-        "(`curves.py`). A dash: the curve does not reach that quality. BD-rate: the mean difference "
-        "of bytes to NNCodec's over the qualities of the table, in percent, with the standard "
-        "deviation over seeds.",
+        INTRODUCTION,
         f"{machine['cpu']}, {machine['threads']} thread; ectorch {made['versions']['ectorch']}, "
         f"torch {made['versions']['torch']}; NNCodec {versions['nncodec']}.",
     ]
