@@ -1,0 +1,1 @@
+"""Networks that others trained, what the compressors make of them, and how the two are compared."""
