@@ -101,15 +101,16 @@ def gather(
             if site.name in sums and _columns(site.parameter, read) > _MOST_COLUMNS:
                 del sums[site.name]
     found = {}
+    # gradients tell an embedding's errors, and with one what padding is
+    backward = any(site.readers[0][1].looks_up for site in sites if site.name in sums)
     for own in _passes([site for site in sites if site.name in sums]):
         generator = torch.Generator().manual_seed(seed)
-        looked_up = [site.parameter for site in own if site.readers[0][1].looks_up]
         with _watching(own, sums):
             for run in runs:
-                with torch.set_grad_enabled(bool(looked_up)):
+                with torch.set_grad_enabled(backward):
                     given = output(run(model))
-                    if looked_up:
-                        _backward(compare.draw(given, generator), looked_up)
+                    if backward:
+                        _backward(compare.draw(given, generator), [site.parameter for site in own])
         for site in own:
             statistics = _statistics(site, sums.pop(site.name), worth[site.name])
             if statistics is not None:
@@ -148,8 +149,7 @@ def _backward(drawn: Tensor, parameters: Sequence[nn.Parameter]) -> None:
 
 @contextmanager
 def _watching(sites: Sequence[Site], sums: dict[str, _Sums]) -> Iterator[None]:
-    looked_up = [site.parameter for site in sites if site.readers[0][1].looks_up]
-    frozen = [parameter for parameter in looked_up if not parameter.requires_grad]
+    frozen = [site.parameter for site in sites if not site.parameter.requires_grad]
     handles = []
     for site in sites:
         for module, read in site.readers:
@@ -174,14 +174,21 @@ def _hook(read: Reading, sums: _Sums, weight: Tensor) -> Callable[..., None]:
             inputs = read.inputs(given, named, output)
         if inputs is None:
             return
+        positions = output.shape[:-1].numel() if isinstance(output, Tensor) else 0
         if read.looks_up:
-            output.register_hook(partial(see, inputs[0].cpu()))
+            output.register_hook(partial(see_rows, inputs[0].cpu()))
+        elif read.axis == -1 and positions == len(inputs[0]) and output.requires_grad:
+            output.register_hook(partial(see, inputs))
         else:
             sums.add(inputs)
 
-    def see(looked_up: Tensor, gradient: Tensor) -> None:
+    def see(inputs: Sequence[Tensor], gradient: Tensor) -> None:
+        reached = gradient.reshape(-1, gradient.shape[-1]).any(1)  # padding reaches no output
+        sums.add([x[reached] for x in inputs])
+
+    def see_rows(looked_up: Tensor, gradient: Tensor) -> None:
         flat = gradient.reshape(-1, gradient.shape[-1]).float().cpu()
-        energy = flat.double().square().sum(1)  # none where padding is looked up
+        energy = flat.double().square().sum(1)
         sums.add([flat])
         sums.add_rows(
             torch.zeros(1, rows, dtype=energy.dtype).index_add_(1, looked_up, energy[None])
