@@ -8,28 +8,28 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
 from torch import nn
 
 import ectorch as ec
 from ectorch.errors import MismatchError
 from ectorch.storage.files import save
-from posttrain.trained import Trained
+from posttrain.trained import BATCH, Trained
 
 Method: TypeAlias = Callable[[Trained, int, int], nn.Module]
 _LEVELS = 255
+_EXAMPLES = 512
 _STARTS, _STEPS = (0.05, 64.0), 9  # of the reach, by halving its logarithm
 
 
-def quantize(trained: Trained, target_bytes: int, seed: int) -> nn.Module:
+def with_data(trained: Trained, target_bytes: int, seed: int, **how: Any) -> nn.Module:
     """`ectorch.quantize` with the calibration inputs."""
-    ec.quantize(
-        trained.model,
-        list(trained.calibration),
-        target_bytes=target_bytes,
-        divergence=trained.divergence,
-    )
+    examples = how.pop("examples", _EXAMPLES)
+    batches = list(trained.calibration[: examples // BATCH])
+    given = {"target_bytes": target_bytes, "divergence": trained.divergence}
+    ec.quantize(trained.model, batches, **given, **how)
     return trained.model
 
 
@@ -61,4 +61,14 @@ def nearest(trained: Trained, target_bytes: int, seed: int) -> nn.Module:
     return found
 
 
-METHODS: dict[str, Method] = {"quantize": quantize, "data-free": data_free, "nearest": nearest}
+METHODS: dict[str, Method] = {
+    "nearest": nearest,
+    "data-free": data_free,
+    "measured": partial(with_data, feedback=False),
+    "measured, biases": partial(with_data, feedback=False, correct_biases=True),
+    "feedback": with_data,
+    "feedback, biases": partial(with_data, correct_biases=True),
+    "feedback, 128": partial(with_data, examples=128),
+    "feedback, 1024": partial(with_data, examples=1024),
+}
+"""A rung of the ladder each; with 512 examples where nothing else is said."""

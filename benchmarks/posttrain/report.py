@@ -53,7 +53,7 @@ MEASURES = {
     "g2p-en": Measure("words wrong, %", True, (33.5, 34.0, 35.0, 37.0, 40.0), 32.77),
     "minilm": Measure("cosine", False, (0.995, 0.99, 0.98, 0.97, 0.95), 1.0),
 }
-COLOURS = {"quantize": OURS, "data-free": "#3aa676", "nearest": "#9a6fd0"}
+COLOURS = {"feedback": OURS, "measured": "#e0a030", "data-free": "#3aa676", "nearest": "#9a6fd0"}
 
 
 def as_markdown(rows: Sequence[Row], peer: Mapping[str, Any], made: Mapping[str, Any]) -> str:

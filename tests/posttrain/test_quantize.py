@@ -109,6 +109,22 @@ def test_data_makes_it_better_at_the_same_size():
     assert found[128] < 0.75 * found[0]
 
 
+@pytest.mark.parametrize("feedback", [False, True])
+def test_biases_take_over_the_mean(feedback):
+    before = seeded(lambda: nn.Linear(60, 4))
+    x = draw(512, 60) + 2  # of a mean that is far from 0
+    found = {}
+    for corrects in (False, True):
+        model = copy.deepcopy(before)
+        how = {"feedback": feedback, "correct_biases": corrects}
+        report = quantize(model, x, target_bytes=130, keep=[], **how)
+        roads = {layer.name: layer.road for layer in report.layers}
+        assert roads["weight"] == ("feedback" if feedback else "measured")
+        with torch.no_grad():
+            found[corrects] = float((model(x) - before(x)).mean(0).square().mean())
+    assert found[True] < found[False]
+
+
 def test_the_same_bytes_each_time():
     files = []
     for _ in range(2):
@@ -184,6 +200,12 @@ def test_layers_that_the_batches_do_not_reach_are_named():
     assert roads["unused.weight"] == "data-free"
     error = (model.unused.weight - before.unused.weight).square().sum()
     assert error < 0.05 * before.unused.weight.square().sum()
+
+
+def test_a_layer_that_dies_is_named():
+    model = mlp()
+    with pytest.warns(RuntimeWarning, match=r"^0\.weight.*no nonzero is left"):
+        quantize(model, target_bytes=150)
 
 
 def test_half_precision_and_frozen_parameters():

@@ -17,6 +17,7 @@ from ectorch.cli.compress import compress
 from ectorch.cli.decompress import decompress
 from ectorch.cli.evaluate import evaluate
 from ectorch.cli.inspect import inspect
+from ectorch.cli.quantize import quantize
 from ectorch.cli.recipes import recipes
 from ectorch.cli.report import report
 from ectorch.cli.sweep import sweep
@@ -70,6 +71,7 @@ _add("recipes", recipes, "experiments")
 _add("sweep", sweep, "experiments")
 _add("report", report, "experiments")
 _add("compress", compress, "torch")
+_add("quantize", quantize, "experiments")
 _add("decompress", decompress, "torch")
 _add("inspect", inspect, "cli")
 _add("compare", compare, "torch")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from ectorch.cli.tensors import read_tensors
-from ectorch.cli.terminal import check_ending, say
+from ectorch.cli.terminal import check_ending, parse_size, say
 from ectorch.errors import ConfigError
-
-_UNITS = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 def compress(
@@ -56,7 +53,11 @@ def compress(
         say(found)
     if target_size is not None or bits is not None:
         numbers = sum(tensor.numel() for tensor in tensors.values())
-        asked = _bytes(target_size) if target_size else int((bits or 0) * numbers / 8)
+        asked = (
+            parse_size("--target-size", target_size)
+            if target_size
+            else int((bits or 0) * numbers / 8)
+        )
         tensors = _rounded(tensors, asked, tuple(keep or ()), metadata, preset, threads, target)
     size = save_file(tensors, target, metadata, preset, threads)
     before = source.stat().st_size
@@ -85,19 +86,3 @@ def _rounded(
             return written
 
         return round_tensors(tensors, size, target_bytes, keep)
-
-
-def _bytes(text: str) -> int:
-    """Bytes that a size means, as 8MB or 512KiB.
-
-    Raises:
-        ConfigError: when it is none.
-    """
-    matched = re.fullmatch(r"([0-9.]+) ?([a-z]*)", text.strip().lower())
-    try:
-        size = int(float(matched[1]) * _UNITS[matched[2]]) if matched else 0
-    except (KeyError, ValueError):
-        size = 0
-    if size < 1:
-        raise ConfigError(f"--target-size {text}: expected bytes, or a number and a unit, as 8MB")
-    return size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from rich.text import Text
 from ectorch.errors import ConfigError
 from ectorch.report.text import printable
 
+_UNITS = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _PIPE_COLUMNS = 10_000  # a line a row
 tables = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
 
@@ -51,6 +53,22 @@ def check_ending(path: Path, *endings: str) -> None:
     """
     if path.suffix not in endings:
         raise ConfigError(f"{path}: expected a name that ends in {' or '.join(endings)}")
+
+
+def parse_size(option: str, text: str) -> int:
+    """Bytes that a size means, as 8MB or 512KiB.
+
+    Raises:
+        ConfigError: when it is none, naming the option.
+    """
+    matched = re.fullmatch(r"([0-9.]+) ?([a-z]*)", text.strip().lower())
+    try:
+        size = int(float(matched[1]) * _UNITS[matched[2]]) if matched else 0
+    except (KeyError, ValueError):
+        size = 0
+    if size < 1:
+        raise ConfigError(f"{option} {text}: expected bytes, or a number and a unit, as 8MB")
+    return size
 
 
 EctFile = Annotated[

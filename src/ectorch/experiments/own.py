@@ -7,11 +7,11 @@ import importlib
 import re
 import sys
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ectorch.arguments import shown
 from ectorch.errors import EctorchError, RecipeError
@@ -48,13 +48,24 @@ def check_known(key: str, name: str, known: Collection[str]) -> None:
 def call(key: str, name: str) -> Any:
     """What the function of that name returns; it is called without arguments.
 
+    Raises:
+        RecipeError: as `found`, or when it raises: what, and where.
+    """
+    function = found(key, name)
+    with told(f"{key}: {name}"):
+        return function()
+
+
+def found(key: str, name: str) -> Callable[..., Any]:
+    """The function of that name.
+
     Its module may lie in the current folder, which joins ``sys.path``, as ``python -m`` has it.
 
     Args:
         key: of the recipe, for errors.
 
     Raises:
-        RecipeError: when there is no such module or function, or it raises: what, and where.
+        RecipeError: when there is no such module or function, or importing it raises.
     """
     module_name, _, attribute = name.partition(":")
     if (folder := str(Path.cwd())) not in sys.path:
@@ -74,8 +85,7 @@ def call(key: str, name: str) -> Any:
         raise RecipeError(f"{key}: {name}: {module_name} has no {attribute}{near}") from error
     if not callable(function):
         raise RecipeError(f"{key}: {name}: expected a function, got {shown(function)}")
-    with told(f"{key}: {name}"):
-        return function()
+    return cast(Callable[..., Any], function)
 
 
 @contextmanager

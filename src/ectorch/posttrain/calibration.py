@@ -66,30 +66,36 @@ class Calibration:
             model, self.runs[:runs], self.references[:runs], self.compare, self.output
         )
 
-    def plan(
-        self,
-        model: nn.Module,
-        sites: Sequence[Site],
-        bits_per_weight: float,
-        told: Callable[[str], object],
-    ) -> Plan:
-        """Measure sensitivities, then gather what feedback needs.
-
-        Args:
-            bits_per_weight: that the network will have, about.
-        """
+    def plan(self, model: nn.Module, sites: Sequence[Site], told: Callable[[str], object]) -> Plan:
+        """Measure how much each tensor may be hurt; vectors are taken to be as usual."""
         large = [site for site in sites if site.parameter.ndim > 1]
         few = self._few(len(large))
         measured = sensitivity.measure(
             large, lambda: self.apart(model, few), lambda words: told(f"sensitivity of {words}")
         )
         settled, unseen = sensitivity.settled(measured, [site.name for site in sites])
-        plan = Plan(sites, settled, measured={n for n in measured if n not in unseen})
+        return Plan(sites, settled, measured={n for n in measured if n not in unseen})
+
+    def gather(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        bits_per_weight: float,
+        feedback: bool,
+        told: Callable[[str], object],
+    ) -> None:
+        """Add what inputs of layers tell to a plan.
+
+        Args:
+            bits_per_weight: that the network will have, about.
+            feedback: whether how errors make up for one another is wanted, or means alone.
+        """
         told("moments of inputs")
-        reached = [site for site in large if site.name in plan.measured]
+        reached = [site for site in plan.sites if site.name in plan.measured]
         worth = plan.worth(plan.start_slope(bits_per_weight))
-        plan.statistics = gather(model, reached, self.runs, self.compare, self.output, worth)
-        return plan
+        plan.statistics = gather(
+            model, reached, self.runs, self.compare, self.output, worth, feedback
+        )
 
     def _few(self, times: int) -> int:
         """Runs whose examples do for so many measurements."""

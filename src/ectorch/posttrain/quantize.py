@@ -43,6 +43,7 @@ def quantize(
     divergence: str = "mse",
     output: Output = first_output,
     keep: Sequence[str] = (),
+    feedback: bool = True,
     correct_biases: bool = False,
     forward_only: bool = False,
     on_progress: Callable[[str], object] | None = None,
@@ -70,6 +71,8 @@ def quantize(
             embeddings).
         output: which tensor of what the network returns is compared; the first of floats.
         keep: patterns of names that stay float, as ``"head.*"``.
+        feedback: with batches, let columns make up for one another's errors; without, no layer's
+            inputs are looked at, and the batches tell sensitivities alone.
         correct_biases: let biases take over the mean of what rounding does to the outputs of their
             layer; where columns make up for one another's errors it did no good.
         forward_only: see `ectorch.finalize`.
@@ -108,7 +111,9 @@ def quantize(
         calibration, plan = None, Plan(sites, {site.name: 1.0 for site in sites})
         if batches is not None:
             calibration = Calibration.of(model, given, compare, output)
-            plan = calibration.plan(model, sites, bits, told)
+            plan = calibration.plan(model, sites, told)
+            if feedback or correct_biases:
+                calibration.gather(model, plan, bits, feedback, told)
         plan.corrects = correct_biases
         finalize = partial(workflow.finalize, batches=given, forward_only=forward_only)
         trial = _Trial(model, plan, finalize, calibration, told)
@@ -128,6 +133,15 @@ def quantize(
             module.training = True
         raise
     _copy(trial.of(slope)[0], model)
+    dead = [layer.name for layer in report.layers if layer.step and not layer.reach]
+    if dead:
+        more = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
+        warnings.warn(
+            f"{dead[0]}{more}: no nonzero is left, and what was asked for takes all of it away: "
+            "look at what the network gives, and ask for a larger file",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return report
 
 

@@ -40,7 +40,8 @@ class Plan:
         """How a tensor is rounded, see `ectorch.posttrain.report.Layer`."""
         if name not in self.measured:
             return "data-free"
-        return "feedback" if name in self.statistics else "measured"
+        statistics = self.statistics.get(name)
+        return "measured" if statistics is None or statistics.factor is None else "feedback"
 
     def start_slope(self, bits_per_weight: float) -> float:
         """Where a search for so many bits a weight begins: of Gaussian weights, by theory."""
@@ -95,7 +96,7 @@ class Plan:
     def _round(self, site: Site, weight: Tensor, slope: float) -> Rounded:
         sensitivity, statistics = self.sensitivities[site.name], self.statistics.get(site.name)
         power = sensitivity * relative_power(site.parameter)
-        if statistics is None:
+        if statistics is None or statistics.factor is None:
             own = slope / power
             step = self._step(site.name, slope, own, lambda: best_step(weight, own))
             return round_to_grid(weight, step, own)

@@ -32,7 +32,7 @@ class Statistics:
     """What is known of a weight's inputs.
 
     Attributes:
-        factor: of the moments, for `ectorch.posttrain.feedback`.
+        factor: of the moments, for `ectorch.posttrain.feedback`; None where that is not wanted.
         trace: of the moments, summed over groups and rows: the output error that noise of variance
             1 in every weight gives.
         mean: (groups, columns) of the inputs; None where rows are looked up.
@@ -40,7 +40,7 @@ class Statistics:
             where rows are multiplied.
     """
 
-    factor: Factor
+    factor: Factor | None
     trace: float
     mean: Tensor | None = None
     importance: Tensor | None = None
@@ -83,6 +83,7 @@ def gather(
     compare: Divergence,
     output: Output,
     worth: Mapping[str, float],
+    feedback: bool = True,
     seed: int = 0,
 ) -> dict[str, Statistics]:
     """Statistics of every site of which the batches tell some.
@@ -91,6 +92,7 @@ def gather(
         runs: calls of the model, one a batch.
         compare: whose curvature tells which columns of an embedding matter.
         worth: by name, the squared error of a weight that a bit is worth, about.
+        feedback: whether factors are wanted.
 
     Returns:
         by name; weights of layers that the batches do not reach, or that are not known, lack.
@@ -103,16 +105,18 @@ def gather(
     found = {}
     # gradients tell an embedding's errors, and with one what padding is
     backward = any(site.readers[0][1].looks_up for site in sites if site.name in sums)
-    for own in _passes([site for site in sites if site.name in sums]):
+    for lot in _passes([site for site in sites if site.name in sums]):
         generator = torch.Generator().manual_seed(seed)
-        with _watching(own, sums):
+        with _watching(lot, sums):
             for run in runs:
                 with torch.set_grad_enabled(backward):
                     given = output(run(model))
                     if backward:
-                        _backward(compare.draw(given, generator), [site.parameter for site in own])
-        for site in own:
-            statistics = _statistics(site, sums.pop(site.name), worth[site.name])
+                        _backward(compare.draw(given, generator), [site.parameter for site in lot])
+        for site in lot:
+            statistics = _statistics(
+                site, sums.pop(site.name), worth[site.name] if feedback else None
+            )
             if statistics is not None:
                 found[site.name] = statistics
     return found
@@ -198,7 +202,7 @@ def _hook(read: Reading, sums: _Sums, weight: Tensor) -> Callable[..., None]:
     return note
 
 
-def _statistics(site: Site, sums: _Sums, worth: float) -> Statistics | None:
+def _statistics(site: Site, sums: _Sums, worth: float | None) -> Statistics | None:
     if sums.moments is None or sums.total is None or not bool(sums.moments.any()):
         return None
     read = site.readers[0][1]
@@ -210,9 +214,10 @@ def _statistics(site: Site, sums: _Sums, worth: float) -> Statistics | None:
         importance = (importance / importance.mean()).float()
     weight = read.to_matrices(site.parameter.detach()).float().cpu()
     trace = float((one + other).diagonal(dim1=1, dim2=2).sum()) * weight.shape[1]
+    mean = None if read.looks_up else (sums.total / max(sums.positions, 1)).float()
+    if worth is None:
+        return Statistics(None, trace, mean, importance)
     slope = worth * trace / weight.numel()
     # both halves together tell twice as much as the one
     damping = best_damping(2 * one, 2 * other, weight, slope, importance) / 2
-    factor = Factor.of(one + other, damping)
-    mean = None if read.looks_up else (sums.total / max(sums.positions, 1)).float()
-    return Statistics(factor, trace, mean, importance)
+    return Statistics(Factor.of(one + other, damping), trace, mean, importance)
