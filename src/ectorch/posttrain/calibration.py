@@ -13,9 +13,10 @@ from torch.utils import _pytree as pytree
 from ectorch.errors import ConfigError
 from ectorch.posttrain import sensitivity
 from ectorch.posttrain.divergence import Divergence, Output
+from ectorch.posttrain.folder import Folder
 from ectorch.posttrain.rounding import Plan
 from ectorch.posttrain.sites import Site
-from ectorch.posttrain.statistics import gather
+from ectorch.posttrain.statistics import Statistics, gather
 from ectorch.rewrite.batches import Run, call, check_runs
 
 _MEASURED = 4096  # examples that all sensitivities together are measured on
@@ -66,13 +67,28 @@ class Calibration:
             model, self.runs[:runs], self.references[:runs], self.compare, self.output
         )
 
-    def plan(self, model: nn.Module, sites: Sequence[Site], told: Callable[[str], object]) -> Plan:
-        """Measure how much each tensor may be hurt; vectors are taken to be as usual."""
+    def plan(
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        told: Callable[[str], object],
+        folder: Folder | None = None,
+    ) -> Plan:
+        """Measure how much each tensor may be hurt; vectors are taken to be as usual.
+
+        Args:
+            folder: that has, or gets, what is measured.
+        """
         large = [site for site in sites if site.parameter.ndim > 1]
         few = self._few(len(large))
-        measured = sensitivity.measure(
-            large, lambda: self.apart(model, few), lambda words: told(f"sensitivity of {words}")
-        )
+
+        def note(name: str, value: float) -> None:
+            if folder is not None:
+                folder.note_sensitivity(name, value)
+            told(f"sensitivity of {name}: {value:.3g}")
+
+        known = {} if folder is None else folder.sensitivities
+        measured = sensitivity.measure(large, lambda: self.apart(model, few), note, known)
         settled, unseen = sensitivity.settled(measured, [site.name for site in sites])
         return Plan(sites, settled, measured={n for n in measured if n not in unseen})
 
@@ -83,19 +99,31 @@ class Calibration:
         bits_per_weight: float,
         feedback: bool,
         told: Callable[[str], object],
+        folder: Folder | None = None,
     ) -> None:
         """Add what inputs of layers tell to a plan.
 
         Args:
             bits_per_weight: that the network will have, about.
             feedback: whether how errors make up for one another is wanted, or means alone.
+            folder: that has, or gets, what is found, from where it is read again when needed.
         """
-        told("moments of inputs")
-        reached = [site for site in plan.sites if site.name in plan.measured]
+        found: dict[str, Statistics] = {}
+        keep = found.__setitem__ if folder is None else folder.keep
+        plan.statistics = found if folder is None else folder.statistics()
+
+        def note(name: str, statistics: Statistics) -> None:
+            keep(name, statistics)
+            told(f"inputs of {name}")
+
+        lacking = [
+            site
+            for site in plan.sites
+            if site.name in plan.measured and site.name not in plan.statistics
+        ]
         worth = plan.worth(plan.start_slope(bits_per_weight))
-        plan.statistics = gather(
-            model, reached, self.runs, self.compare, self.output, worth, feedback
-        )
+        given = self.runs, self.compare, self.output
+        gather(model, lacking, *given, worth, note, feedback)
 
     def _few(self, times: int) -> int:
         """Runs whose examples do for so many measurements."""

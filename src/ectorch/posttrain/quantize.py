@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from ectorch.errors import ConfigError, MismatchError
 from ectorch.posttrain.calibration import Calibration
 from ectorch.posttrain.divergence import Output, first_output
 from ectorch.posttrain.divergence import divergence as find_divergence
+from ectorch.posttrain.folder import Folder, digest_of
 from ectorch.posttrain.grids import Rounded
 from ectorch.posttrain.report import Layer, Report
 from ectorch.posttrain.rounding import Plan, values_of
@@ -46,6 +48,7 @@ def quantize(
     feedback: bool = True,
     correct_biases: bool = False,
     forward_only: bool = False,
+    folder: str | os.PathLike[str] | None = None,
     on_progress: Callable[[str], object] | None = None,
 ) -> Report:
     """Round a trained network to grids, in place, so that its file has a size or it a quality.
@@ -62,7 +65,7 @@ def quantize(
             that `ectorch.finalize` takes. None touches no data.
         target_bytes, target_ratio, target_bits_per_weight: the size of the file that
             `ectorch.save_model` writes, or how often it goes into four bytes a number, or its bits
-            over all numbers. It ends at 99 to 100 % of it.
+            over all numbers. It ends at 99 to 100 % of it, a little lower for tiny networks.
         max_loss_increase: the largest divergence on the batches; as small a file as it admits.
         quality: of a network, say its accuracy; as small a file as has ``floor`` or more.
         floor: the least quality.
@@ -76,6 +79,8 @@ def quantize(
         correct_biases: let biases take over the mean of what rounding does to the outputs of their
             layer; where columns make up for one another's errors it did no good.
         forward_only: see `ectorch.finalize`.
+        folder: where what is measured is kept: the same call goes on from it, should it be killed,
+            and layers' statistics need not fit memory together. It may be deleted afterwards.
         on_progress: is told what happens, in a few words.
 
     Returns:
@@ -105,18 +110,22 @@ def quantize(
         raise ConfigError(f"quantize: {type(model).__name__} has no tensor that could be rounded")
     given = [] if batches is None else listed(batches)
     bits = 8 * target / sum(site.parameter.numel() for site in sites) or _START_BITS
+    work = None
+    if folder is not None:
+        how = target, divergence, tuple(keep), feedback, correct_biases, forward_only
+        work = Folder(folder, digest_of(model, given, how))
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         calibration, plan = None, Plan(sites, {site.name: 1.0 for site in sites})
         if batches is not None:
             calibration = Calibration.of(model, given, compare, output)
-            plan = calibration.plan(model, sites, told)
+            plan = calibration.plan(model, sites, told, work)
             if feedback or correct_biases:
-                calibration.gather(model, plan, bits, feedback, told)
+                calibration.gather(model, plan, bits, feedback, told, work)
         plan.corrects = correct_biases
         finalize = partial(workflow.finalize, batches=given, forward_only=forward_only)
-        trial = _Trial(model, plan, finalize, calibration, told)
+        trial = _Trial(model, plan, finalize, calibration, told, work)
         if target:
             slope = slope_for_size(trial.size, target, plan.start_slope(bits))
         else:
@@ -154,6 +163,7 @@ class _Trial:
     finalize: Callable[[nn.Module], nn.Module]
     calibration: Calibration | None
     told: Callable[[str], object]
+    work: Folder | None = None
     _last: tuple[float, nn.Module, FileSize, dict[str, Rounded]] | None = None
 
     def of(self, slope: float) -> tuple[nn.Module, FileSize, dict[str, Rounded]]:
@@ -168,7 +178,13 @@ class _Trial:
         return self._last[1:]
 
     def size(self, slope: float) -> int:
-        return self.of(slope)[1].total
+        known = None if self.work is None else self.work.size(slope)
+        if known is not None:
+            return known
+        size = self.of(slope)[1].total
+        if self.work is not None:
+            self.work.note_size(slope, size)
+        return size
 
     def report(self, slope: float, kept: Mapping[str, str]) -> Report:
         """What the network at a slope is.

@@ -15,7 +15,7 @@ from ectorch.posttrain.sensitivity import relative_power
 from ectorch.posttrain.sites import Site
 from ectorch.posttrain.statistics import Statistics
 
-_STEP_HOLDS = 4.0  # a step that was searched for holds for slopes that differ by no more
+_STEP_HOLDS = 8.0  # steps are searched for at slopes that are so far apart
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Plan:
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
     measured: Set[str] = frozenset()
     corrects: bool = False
-    _ratios: dict[str, tuple[float, float]] = field(default_factory=dict)  # slope, step's ratio
+    _ratios: dict[tuple[str, int], float] = field(default_factory=dict)
 
     def road(self, name: str) -> str:
         """How a tensor is rounded, see `ectorch.posttrain.report.Layer`."""
@@ -98,29 +98,38 @@ class Plan:
         power = sensitivity * relative_power(site.parameter)
         if statistics is None or statistics.factor is None:
             own = slope / power
-            step = self._step(site.name, slope, own, lambda: best_step(weight, own))
+            step = self._step(site.name, slope, own, lambda near: best_step(weight, near))
             return round_to_grid(weight, step, own)
         read = site.readers[0][1]
         matrices = read.to_matrices(weight).cpu()
         # the measured divergence of noise is that of the output error it makes
         own = slope * statistics.trace / (power * weight.numel())
-        given = matrices, statistics.factor, own
-        importance = statistics.importance
+        factor, importance = statistics.factor, statistics.importance
+        mean = factor.mean
         step = self._step(
             site.name,
             slope,
-            own / statistics.factor.mean,
-            lambda: best_feedback_step(*given, importance),
+            own / mean,
+            lambda near: best_feedback_step(matrices, factor, near * mean, importance),
         )
-        rounded, _ = round_with_feedback(*given, step, importance)
+        rounded, _ = round_with_feedback(matrices, factor, own, step, importance)
         index = read.from_matrices(rounded.index, weight.shape)
         return Rounded(index.to(weight.device), rounded.step, rounded.bits)
 
-    def _step(self, name: str, slope: float, own: float, search: Callable[[], float]) -> float:
-        known = self._ratios.get(name)
-        if known is None or not 1 / _STEP_HOLDS < slope / known[0] < _STEP_HOLDS:
-            known = self._ratios[name] = slope, search() / usual_step(own)
-        return known[1] * usual_step(own)
+    def _step(self, name: str, slope: float, own: float, search: Callable[[float], float]) -> float:
+        """The step for ``own``, between those found at two slopes near by, which others share.
+
+        So it moves with the slope without a jump, and whatever was asked before.
+        """
+        place = math.log(slope, _STEP_HOLDS)
+        below, share = math.floor(place), place % 1
+        ends = []
+        for near in (below, below + 1):
+            if (name, near) not in self._ratios:
+                there = own * _STEP_HOLDS**near / slope
+                self._ratios[name, near] = search(there) / usual_step(there)
+            ends.append(math.log(self._ratios[name, near]))
+        return math.exp((1 - share) * ends[0] + share * ends[1]) * usual_step(own)
 
 
 def corrected_bias(site: Site, rounded: Rounded, statistics: Statistics) -> Tensor:

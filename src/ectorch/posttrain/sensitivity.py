@@ -70,23 +70,28 @@ def holding(values: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
 def measure(
     sites: Sequence[Site],
     apart: Callable[[], float],
-    told: Callable[[str], object],
+    told: Callable[[str, float], object],
+    known: Mapping[str, float],
     seed: int = 0,
 ) -> dict[str, float]:
     """Divergence for noise of a tensor's own power, by name: linear in the power, from `NOISE`.
 
     Args:
         apart: the network's mean divergence as it is.
-        told: what is measured.
+        told: what is measured, as soon as it is.
+        known: what was measured before.
     """
     found: dict[str, float] = {}
     for site in sites:
+        if site.name in known:
+            found[site.name] = known[site.name]
+            continue
         weight = site.parameter.detach()
         drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
         scale = NOISE * float(weight.double().square().mean().sqrt())
         with holding({site.parameter: weight + (scale * drawn).to(weight)}):
             found[site.name] = apart() / NOISE**2
-        told(f"{site.name}: {found[site.name]:.3g}")
+        told(site.name, found[site.name])
     return found
 
 

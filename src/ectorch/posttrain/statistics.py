@@ -83,26 +83,25 @@ def gather(
     compare: Divergence,
     output: Output,
     worth: Mapping[str, float],
+    keep: Callable[[str, Statistics], object],
     feedback: bool = True,
     seed: int = 0,
-) -> dict[str, Statistics]:
+) -> None:
     """Statistics of every site of which the batches tell some.
 
     Args:
         runs: calls of the model, one a batch.
         compare: whose curvature tells which columns of an embedding matter.
         worth: by name, the squared error of a weight that a bit is worth, about.
+        keep: is given what is found, by name; weights of layers that the batches do not reach, or
+            that are not known, lack.
         feedback: whether factors are wanted.
-
-    Returns:
-        by name; weights of layers that the batches do not reach, or that are not known, lack.
     """
     sums = {site.name: _Sums() for site in sites if site.readers}
     for site in sites:
         for _, read in site.readers:
             if site.name in sums and _columns(site.parameter, read) > _MOST_COLUMNS:
                 del sums[site.name]
-    found = {}
     # gradients tell an embedding's errors, and with one what padding is
     backward = any(site.readers[0][1].looks_up for site in sites if site.name in sums)
     for lot in _passes([site for site in sites if site.name in sums]):
@@ -118,8 +117,7 @@ def gather(
                 site, sums.pop(site.name), worth[site.name] if feedback else None
             )
             if statistics is not None:
-                found[site.name] = statistics
-    return found
+                keep(site.name, statistics)
 
 
 def _passes(sites: Sequence[Site]) -> Iterator[list[Site]]:
