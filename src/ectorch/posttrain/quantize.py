@@ -194,11 +194,15 @@ class _Trial:
         """
         final, size, rounded = self.of(slope)
         sites = {site.name: site for site in self.plan.sites}
+        first = {id(site.parameter): site.name for site in self.plan.sites}
+        own_state = self.model.state_dict(keep_vars=True)
         layers = []
         for name, value in final.state_dict().items():
             own, shape = size.tensors.get(name, 0), tuple(value.shape)
             if name not in sites:
-                layers.append(Layer(name, shape, kept.get(name, "float"), own))
+                tied = first.get(id(own_state.get(name)))
+                road = f"tied to {tied}" if tied else kept.get(name, "float")
+                layers.append(Layer(name, shape, road, own))
                 continue
             grid, before = rounded[name], sites[name].parameter.detach()
             noise = (before - grid.values(before.dtype)).square().sum() / before.square().sum()
