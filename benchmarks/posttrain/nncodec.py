@@ -81,7 +81,7 @@ RANGES = {
     "mnist-cnn": Range(-24, 1, 10.0),
     "g2p-en": Range(-36, 2, 70.0),
     "cifar10-cnn": Range(-32, 2, 50.0),
-    "minilm": Range(-28, 2, 0.9, ioq=False),
+    "minilm": Range(-38, 2, 0.9, ioq=False),
 }
 
 

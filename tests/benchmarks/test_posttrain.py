@@ -62,7 +62,7 @@ def runner(trained, monkeypatch):
     return module
 
 
-@pytest.mark.parametrize("method", ["quantize", "data-free", "nearest"])
+@pytest.mark.parametrize("method", ["feedback", "measured", "data-free", "nearest"])
 def test_a_method_makes_a_file_of_the_size(runner, trained, method):
     point = runner.point(trained(), method, 10.0, 0)
     assert point["bytes"] <= point["target_bytes"] == trained().parameters * 10 // 8
@@ -109,15 +109,16 @@ def test_bytes_at_equal_quality_stand_in_the_table(tmp_path):
         ],
     }
     rows = [
-        {"network": NAME, "method": "quantize", "seed": seed, "bytes": 500 * size, "quality": error}
+        {"network": NAME, "method": "feedback", "seed": seed, "bytes": 500 * size, "quality": error}
         for seed in (0, 1)
         for size, error in theirs
     ]
     made = {"commit": "1" * 40, "machine": {"cpu": "X", "threads": 1}}
     made["versions"] = {"ectorch": "0.1.0", "torch": "2"}
     text = report.as_markdown(rows, peer, made)
-    assert "| 2 | 60,000 | 60,000 | 30,000 | 0.500 |" in text
-    assert "| BD-rate | 0 % | +0.0 % | -50.0 ± 0.0 % |" in text
+    assert "| NNCodec, best | 1 | 90,000 (1.000) |" in text
+    assert "| feedback | 2 | 45,000 (0.500) |" in text
+    assert "| 30,000 (0.500) | 25,000 (0.500) | -50.0 ± 0.0 % |" in text
     report.draw(rows, peer, tmp_path / "curves.svg")
     assert "NNCodec" in (tmp_path / "curves.svg").read_text()
 
