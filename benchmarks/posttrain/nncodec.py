@@ -147,11 +147,12 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--log", type=Path, default=LOG)
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--report", action="store_true", help="measure nothing: from the log")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     made = provenance([0])
     with start(arguments.peer) as peer:
-        for name in arguments.networks:
+        for name in () if arguments.report else arguments.networks:
             measure(load(name), arguments.settings, peer, arguments.log, made["commit"])
         versions = peer.versions
     write_results(arguments.out, made | {"peer": versions, "points": read_rows(arguments.log)})

@@ -26,11 +26,11 @@ INTRODUCTION = """\
 `benchmarks/posttrain/runner.py` says what is measured, `networks.py` which networks these are, \
 `nncodec.py` how NNCodec was run. Bytes are those of whole files at equal quality of the decoded \
 network on test data, means over seeds of the calibration inputs; in brackets their ratio to \
-NNCodec at the best of all its settings, point by point, chosen on the test data in its favour. Between points \
-bytes are interpolated, of each curve's running best (`curves.py`). A dash: the curve does not \
-reach that quality for every seed. BD-rate: the mean difference of bytes to NNCodec's over the \
-qualities of the table, with the standard deviation over seeds. The dotted line of the picture is \
-the float network."""
+NNCodec at the best of all its settings, point by point, chosen on the test data in its favour. \
+Between points bytes are interpolated, of each curve's running best (`curves.py`). A dash: the \
+curve does not reach that quality for every seed. BD-rate: the mean difference of bytes to \
+NNCodec's over the qualities of the table, with the standard deviation over seeds. The dotted line \
+of the picture is the float network."""
 PEER_DEFAULT = "dq"  # what `nncodec.nn.encode` does unasked
 
 
