@@ -151,6 +151,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     made = provenance([0])
+    made["command"] = made["command"].replace(arguments.peer, "PYTHON")  # is a path of a machine
     with start(arguments.peer) as peer:
         for name in () if arguments.report else arguments.networks:
             measure(load(name), arguments.settings, peer, arguments.log, made["commit"])
