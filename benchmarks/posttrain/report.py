@@ -17,7 +17,7 @@ from provenance import stamp
 from ectorch.bitstream import write_atomic
 from ectorch.report.figures import FRONT, OURS, STYLE, THEIRS, drawn
 from ectorch.report.text import markdown_table
-from posttrain.curves import Point, bd_rate, bytes_at, running_best
+from posttrain.curves import Point, bd_rate, bytes_at, hull
 from posttrain.log import Row
 
 INTRODUCTION = """\
@@ -27,7 +27,7 @@ INTRODUCTION = """\
 `nncodec.py` how NNCodec was run. Bytes are those of whole files at equal quality of the decoded \
 network on test data, means over seeds of the calibration inputs; in brackets their ratio to \
 NNCodec at the best of all its settings, point by point, chosen on the test data in its favour. \
-Between points bytes are interpolated, of each curve's running best (`curves.py`). A dash: the \
+Between points bytes are interpolated, on the lower hull of each curve (`curves.py`). A dash: the \
 curve does not reach that quality for every seed. BD-rate: the mean difference of bytes to \
 NNCodec's over the qualities of the table, with the standard deviation over seeds. The dotted line \
 of the picture is the float network."""
@@ -106,7 +106,7 @@ def _points(rows: Any) -> list[Point]:
 
 
 def _is_curve(points: Sequence[Point], measure: Measure) -> bool:
-    return len(running_best(points, measure.lower_is_better)) > 1
+    return len(hull(points, measure.lower_is_better)) > 1
 
 
 def _at(points: Sequence[Point], level: float, measure: Measure) -> float | None:
@@ -136,7 +136,7 @@ def _percent(deltas: Sequence[float | None]) -> str:
 
 @matplotlib.rc_context(STYLE)
 def draw(rows: Sequence[Row], peer: Mapping[str, Any], path: Path) -> None:
-    """A panel a network (an SVG): files, and the running best, of the methods in `COLOURS`."""
+    """A panel a network (an SVG): files, and their hull, of the methods in `COLOURS`."""
     figure, axes = plt.subplots(2, 2, figsize=(9, 7), layout="constrained")
     for axis, (network, measure) in zip(axes.flat, MEASURES.items(), strict=True):
         theirs = [row for row in peer["points"] if row["network"] == network]
@@ -168,6 +168,6 @@ def _line(
     for index, curve in enumerate(curves):
         if not curve:
             continue
-        best = running_best(curve, measure.lower_is_better)
-        axis.plot(*zip(*best, strict=True), color=colour, label="" if index else label)
+        kept = hull(curve, measure.lower_is_better)
+        axis.plot(*zip(*kept, strict=True), color=colour, label="" if index else label)
         axis.plot(*zip(*curve, strict=True), ".", color=colour, alpha=0.4, markersize=4)
