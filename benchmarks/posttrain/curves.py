@@ -1,11 +1,12 @@
 """Two methods at equal quality: bytes at a quality, and the Bjontegaard delta of rate.
 
 A curve is what a method made, as points (bytes, quality). Quality on a finite test set is noisy,
-errors above all: a smaller file may well seem the better one. So a curve is its running best: the
-points that no smaller file equals. Whoever measured more points had more luck of this kind.
+errors above all: a smaller file may well seem the better one. So a curve is the lower convex hull
+of its points, the logarithm of the bytes over the quality: no point and no chord lies below it.
+Whoever measured more points, or with more settings, had more luck of this kind.
 
-Between its points the logarithm of the bytes is a monotone cubic in the quality (PCHIP). The
-Bjontegaard delta is the mean difference of these logarithms over the qualities that both curves
+Between its points the logarithm of the bytes is a monotone cubic (PCHIP), never above their chord.
+The Bjontegaard delta is the mean difference of these logarithms over the qualities that both curves
 reach, told as a part of the bytes (G. Bjontegaard, VCEG-M33, 2001, there with a cubic fit).
 """
 
@@ -22,14 +23,24 @@ Point: TypeAlias = tuple[float, float]
 """Bytes of a file, and its quality."""
 
 
-def running_best(points: Sequence[Point], lower_is_better: bool) -> list[Point]:
-    """The points that are better than every smaller file, and as good as none, by bytes."""
+def hull(points: Sequence[Point], lower_is_better: bool) -> list[Point]:
+    """The points that no other and no chord undercuts, by bytes."""
     sign = 1 if lower_is_better else -1
-    best: list[Point] = []
+    kept: list[Point] = []
     for size, quality in sorted(points, key=lambda point: (point[0], sign * point[1])):
-        if not best or sign * quality < sign * best[-1][1]:
-            best.append((size, quality))
-    return best
+        if kept and sign * quality >= sign * kept[-1][1]:  # a smaller file is as good
+            continue
+        while len(kept) > 1 and _is_above(kept[-1], kept[-2], (size, quality)):
+            kept.pop()
+        kept.append((size, quality))
+    return kept
+
+
+def _is_above(point: Point, worse: Point, better: Point) -> bool:
+    """A point lies on or above the chord of two others."""
+    share = (point[1] - worse[1]) / (better[1] - worse[1])
+    chord = math.log(worse[0]) + share * math.log(better[0] / worse[0])
+    return math.log(point[0]) >= chord
 
 
 def bytes_at(points: Sequence[Point], quality: float, lower_is_better: bool) -> float | None:
@@ -67,10 +78,10 @@ class _Curve:
 
     def __init__(self, points: Sequence[Point], lower_is_better: bool) -> None:
         self.sign = -1 if lower_is_better else 1
-        best = running_best(points, lower_is_better)
-        if len(best) < 2:
-            raise ValueError(f"{len(best)} points that are better than smaller ones, expected 2")
-        sizes, qualities = np.array(best, np.float64).T
+        kept = hull(points, lower_is_better)
+        if len(kept) < 2:
+            raise ValueError(f"{len(kept)} points that are better than smaller ones, expected 2")
+        sizes, qualities = np.array(kept, np.float64).T
         good = self.sign * qualities
         self.worst, self.best = float(good[0]), float(good[-1])
         self.log_bytes = PchipInterpolator(good, np.log(sizes), extrapolate=False)

@@ -23,7 +23,7 @@ from posttrain import packages
 from posttrain.trained import BATCH, CALIBRATION, ERROR, Quality, Trained
 
 _SELECTION = 5000
-_TEST_BATCH = 1000
+_TEST_BATCH = 64  # on one thread two to four times as fast as 1,000
 _MEAN, _STD = 0.1307, 0.3081  # of MNIST's pixels over 255
 _EPSILON = 1e-3  # Keras' default; torch's is 1e-5
 _WEIGHTS = "ccexam/weights/mnist.pth"
@@ -142,7 +142,8 @@ def _error(split: Split, scale) -> Quality:
         wrong = 0
         for start in range(0, len(split), _TEST_BATCH):
             part = split[slice(start, start + _TEST_BATCH)]
-            wrong += int((model(scale(part.inputs.float())).argmax(1) != part.labels).sum())
+            scaled = scale(part.inputs.float()).contiguous(memory_format=torch.channels_last)
+            wrong += int((model(scaled).argmax(1) != part.labels).sum())
         return 100 * wrong / len(split)
 
     return error

@@ -81,7 +81,7 @@ RANGES = {
     "mnist-cnn": Range(-24, 1, 10.0),
     "g2p-en": Range(-36, 2, 70.0),
     "cifar10-cnn": Range(-32, 2, 50.0),
-    "minilm": Range(-28, 2, 0.9, ioq=False),
+    "minilm": Range(-38, 2, 0.9, ioq=False),
 }
 
 
@@ -147,11 +147,13 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--log", type=Path, default=LOG)
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--report", action="store_true", help="measure nothing: from the log")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     made = provenance([0])
+    made["command"] = made["command"].replace(arguments.peer, "PYTHON")  # is a path of a machine
     with start(arguments.peer) as peer:
-        for name in arguments.networks:
+        for name in () if arguments.report else arguments.networks:
             measure(load(name), arguments.settings, peer, arguments.log, made["commit"])
         versions = peer.versions
     write_results(arguments.out, made | {"peer": versions, "points": read_rows(arguments.log)})

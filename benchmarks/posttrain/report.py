@@ -17,7 +17,7 @@ from provenance import stamp
 from ectorch.bitstream import write_atomic
 from ectorch.report.figures import FRONT, OURS, STYLE, THEIRS, drawn
 from ectorch.report.text import markdown_table
-from posttrain.curves import Point, bd_rate, bytes_at, running_best
+from posttrain.curves import Point, bd_rate, bytes_at, hull
 from posttrain.log import Row
 
 INTRODUCTION = """\
@@ -25,11 +25,12 @@ INTRODUCTION = """\
 
 `benchmarks/posttrain/runner.py` says what is measured, `networks.py` which networks these are, \
 `nncodec.py` how NNCodec was run. Bytes are those of whole files at equal quality of the decoded \
-network on test data, means over seeds of the calibration inputs; the ratio is to NNCodec at the \
-best of all its settings, point by point, chosen on the test data in its favour. Between points \
-bytes are interpolated, of each curve's running best (`curves.py`). A dash: the curve does not \
-reach that quality. BD-rate: the mean difference of bytes to NNCodec's over the qualities of the \
-table, with the standard deviation over seeds."""
+network on test data, means over seeds of the calibration inputs; in brackets their ratio to \
+NNCodec at the best of all its settings, point by point, chosen on the test data in its favour. \
+Between points bytes are interpolated, on the lower hull of each curve (`curves.py`). A dash: the \
+curve does not reach that quality for every seed. BD-rate: the mean difference of bytes to \
+NNCodec's over the qualities of the table, with the standard deviation over seeds. The dotted line \
+of the picture is the float network."""
 PEER_DEFAULT = "dq"  # what `nncodec.nn.encode` does unasked
 
 
@@ -73,26 +74,24 @@ def as_markdown(rows: Sequence[Row], peer: Mapping[str, Any], made: Mapping[str,
 
 
 def _table(measure: Measure, ours: Sequence[Row], theirs: Sequence[Row]) -> str:
-    methods = list(dict.fromkeys(row["method"] for row in ours))
-    columns = [measure.words, "NNCodec, best", "NNCodec, default"]
-    for method in methods:
-        columns += [method, "ratio"]
+    """A line a method: bytes at each quality, and in brackets their ratio to NNCodec's best."""
     best = _points(theirs)
     default = _points(row for row in theirs if row["setting"] == PEER_DEFAULT)
+    methods = {"NNCodec, best": [best], "NNCodec, default": [default]}
+    methods |= {row["method"]: _curves(ours, row["method"]) for row in ours}
+    references = [_at(best, level, measure) for level in measure.levels]
     lines = []
-    for level in measure.levels:
-        reference = _at(best, level, measure)
-        line = [f"{level:g}", _bytes(reference), _bytes(_at(default, level, measure))]
-        for method in methods:
-            found = [_at(curve, level, measure) for curve in _curves(ours, method)]
+    for method, curves in methods.items():
+        cells = []
+        for level, reference in zip(measure.levels, references, strict=True):
+            found = [_at(curve, level, measure) for curve in curves]
             reached = [size for size in found if size is not None]
-            mean = statistics.mean(reached) if len(reached) == len(found) else None
-            line += [_bytes(mean), f"{mean / reference:.3f}" if mean and reference else "-"]
-        lines.append(line)
-    deltas = ["BD-rate", "0 %", _percent([_delta(default, best, measure)])]
-    for method in methods:
-        deltas += [_percent([_delta(curve, best, measure) for curve in _curves(ours, method)]), ""]
-    return markdown_table(columns, [*lines, deltas])
+            cells.append(_cell(reached if len(reached) == len(found) else [], reference))
+        delta = _percent([_delta(curve, best, measure) for curve in curves])
+        lines.append([method, str(len(curves)), *cells, delta])
+    levels = [f"{level:g}" for level in measure.levels]
+    columns = [f"bytes at {measure.words}", "seeds", *levels, "BD-rate"]
+    return markdown_table(columns, lines)
 
 
 def _curves(rows: Sequence[Row], method: str) -> list[list[Point]]:
@@ -107,7 +106,7 @@ def _points(rows: Any) -> list[Point]:
 
 
 def _is_curve(points: Sequence[Point], measure: Measure) -> bool:
-    return len(running_best(points, measure.lower_is_better)) > 1
+    return len(hull(points, measure.lower_is_better)) > 1
 
 
 def _at(points: Sequence[Point], level: float, measure: Measure) -> float | None:
@@ -120,8 +119,11 @@ def _delta(points: Sequence[Point], best: Sequence[Point], measure: Measure) -> 
     return bd_rate(points, best, measure.lower_is_better, measure.levels[-1]) if known else None
 
 
-def _bytes(size: float | None) -> str:
-    return "-" if size is None else f"{size:,.0f}"
+def _cell(sizes: Sequence[float], reference: float | None) -> str:
+    if not sizes:
+        return "-"
+    mean = statistics.mean(sizes)
+    return f"{mean:,.0f}" if reference is None else f"{mean:,.0f} ({mean / reference:.3f})"
 
 
 def _percent(deltas: Sequence[float | None]) -> str:
@@ -134,7 +136,7 @@ def _percent(deltas: Sequence[float | None]) -> str:
 
 @matplotlib.rc_context(STYLE)
 def draw(rows: Sequence[Row], peer: Mapping[str, Any], path: Path) -> None:
-    """A panel a network (an SVG): every file, and the running best of each method."""
+    """A panel a network (an SVG): files, and their hull, of the methods in `COLOURS`."""
     figure, axes = plt.subplots(2, 2, figsize=(9, 7), layout="constrained")
     for axis, (network, measure) in zip(axes.flat, MEASURES.items(), strict=True):
         theirs = [row for row in peer["points"] if row["network"] == network]
@@ -142,8 +144,8 @@ def draw(rows: Sequence[Row], peer: Mapping[str, Any], path: Path) -> None:
         default = [row for row in theirs if row["setting"] == PEER_DEFAULT]
         _line(axis, measure, [_points(default)], "NNCodec, default", FRONT)
         ours = [row for row in rows if row["network"] == network]
-        for method in dict.fromkeys(row["method"] for row in ours):
-            _line(axis, measure, _curves(ours, method), method, COLOURS[method])
+        for method, colour in COLOURS.items():
+            _line(axis, measure, _curves(ours, method), method, colour)
         worst = measure.levels[-1]
         span = abs(worst - measure.float_quality)
         ends = (measure.float_quality, worst) if measure.lower_is_better else (worst, 1.0)
@@ -166,6 +168,6 @@ def _line(
     for index, curve in enumerate(curves):
         if not curve:
             continue
-        best = running_best(curve, measure.lower_is_better)
-        axis.plot(*zip(*best, strict=True), color=colour, label="" if index else label)
+        kept = hull(curve, measure.lower_is_better)
+        axis.plot(*zip(*kept, strict=True), color=colour, label="" if index else label)
         axis.plot(*zip(*curve, strict=True), ".", color=colour, alpha=0.4, markersize=4)
