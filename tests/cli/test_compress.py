@@ -1,5 +1,8 @@
+import json
+
 import pytest
 import torch
+from safetensors.torch import save_file as save_safetensors
 
 from ectorch.storage.files import load_file
 
@@ -82,3 +85,87 @@ def test_numbers_that_are_none_are_named(run, tmp_path):
     code, _, err = run("compress", tmp_path / "b.pt", tmp_path / "b.ect", "--bits", "4")
     assert code == 2
     assert "a.weight holds NaN or infinity" in err
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Two shards and their index, as Transformers writes them."""
+    folder = tmp_path / "sharded"
+    folder.mkdir()
+    tensors = {f"layer.{at}.weight": torch.randn(30, 20) for at in range(3)}
+    parts = {
+        "a.safetensors": ["layer.0.weight", "layer.2.weight"],
+        "b.safetensors": ["layer.1.weight"],
+    }
+    for shard, names in parts.items():
+        save_safetensors({name: tensors[name] for name in names}, folder / shard, {"format": "pt"})
+    weight_map = {name: shard for shard, names in parts.items() for name in names}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 7200}, "weight_map": weight_map}))
+    return index, tensors
+
+
+@pytest.mark.parametrize("given", ["index", "folder"])
+def test_shards_are_one_checkpoint(run, shards, tmp_path, given):
+    index, tensors = shards
+    target = tmp_path / "a.ect"
+    code, out, err = run("compress", index if given == "index" else index.parent, target)
+    assert (code, err) == (0, "")
+    before = sum(path.stat().st_size for path in index.parent.glob("*.safetensors"))
+    assert f"{before:,} bytes -> " in out
+    loaded = load_file(target)
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+
+
+def broken(index):
+    """What may be wrong with shards, and what is said of it."""
+    whole = json.loads(index.read_text())["weight_map"]
+
+    def write(**changes):
+        index.write_text(json.dumps({"weight_map": whole | changes}))
+
+    return {
+        "missing shard": (
+            lambda: (index.parent / "b.safetensors").unlink(),
+            "b.safetensors: No such",
+        ),
+        "missing tensor": (lambda: write(new="a.safetensors"), "a.safetensors lacks new"),
+        "another shard": (
+            lambda: write(**{"layer.1.weight": "a.safetensors"}),
+            "a.safetensors lacks layer.1.weight",
+        ),
+        "elsewhere": (lambda: write(new="../x.safetensors"), "is no name of a file beside it"),
+        "no index": (lambda: index.write_text("[1, 2"), "no index of shards"),
+        "no names": (
+            lambda: index.write_text('{"weight_map": {"a": 3}}'),
+            "something else than names",
+        ),
+        "damaged shard": (
+            lambda: (index.parent / "a.safetensors").write_bytes(b"x" * 50),
+            "a.safetensors",
+        ),
+        "two indexes": (
+            lambda: (index.parent / f"other{index.name}").write_text("{}"),
+            "2 files that end in",
+        ),
+        "nothing": (lambda: [path.unlink() for path in index.parent.iterdir()], "0 files that end"),
+    }
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("missing shard", "missing tensor", "another shard", "elsewhere", "no index"),
+        *("no names", "damaged shard", "two indexes", "nothing"),
+    ],
+)
+def test_shards_that_do_not_fit_are_one_line(run, shards, tmp_path, case):
+    index, _ = shards
+    breaks, words = broken(index)[case]
+    breaks()
+    code, _, err = run("compress", index.parent, tmp_path / "a.ect")
+    assert code == 2
+    assert words in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "a.ect").exists()

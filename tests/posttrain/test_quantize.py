@@ -171,6 +171,21 @@ def test_the_loss_increases_by_no_more_than_asked():
     assert 0.005 < report.divergence <= 0.01
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_network_is_the_one_that_was_judged(name):
+    make, inputs = NETWORKS[name]
+    model, judged, x = make(), [], inputs(1)
+
+    def quality(network):
+        with torch.no_grad():
+            judged.append(network(x))
+        return 1.0 if len(judged) < 3 else 0.0
+
+    quantize(model, [inputs()], quality=quality, floor=0.5)
+    with torch.no_grad():
+        assert torch.equal(model(x), judged[-1])
+
+
 def test_what_is_kept_stays_bit_for_bit():
     model, before = mlp(), mlp()
     report = quantize(model, target_bytes=4000, keep=["2.*"])

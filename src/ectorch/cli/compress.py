@@ -9,13 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from ectorch.cli.tensors import read_tensors
+from ectorch.cli.tensors import read_tensors, size_bytes
 from ectorch.cli.terminal import check_ending, parse_size, say
 from ectorch.errors import ConfigError
 
 
 def compress(
-    source: Annotated[Path, typer.Argument(help=".safetensors, or .pt with tensors only")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help=".safetensors, an index or folder of shards of it, or .pt with tensors only"
+        ),
+    ],
     target: Annotated[Path, typer.Argument(help="the .ect file to write")],
     target_size: Annotated[
         str | None, typer.Option(help="round weights until the file has this size, as 8MB")
@@ -60,7 +65,7 @@ def compress(
         )
         tensors = _rounded(tensors, asked, tuple(keep or ()), metadata, preset, threads, target)
     size = save_file(tensors, target, metadata, preset, threads)
-    before = source.stat().st_size
+    before = size_bytes(source)
     say(f"{source} {before:,} bytes -> {target} {size:,} bytes (x{before / size:.1f})")
 
 
