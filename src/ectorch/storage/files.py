@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
@@ -12,8 +12,16 @@ from ectorch.bitstream.file.names import check_metadata
 from ectorch.bitstream.file.reader import DEFAULT_MAX_DECODED_BYTES, Reader
 from ectorch.bitstream.file.writer import encode_file, write_file
 from ectorch.errors import UnsupportedTensorError
+from ectorch.storage.filling import fill
 from ectorch.storage.state import load_state
-from ectorch.storage.tensors import Device, check_is_there, parse_device, raw_tensors, to_torch
+from ectorch.storage.tensors import (
+    Device,
+    check_is_there,
+    parse_device,
+    raw_sources,
+    raw_tensors,
+    to_torch,
+)
 
 _Path = str | os.PathLike[str]
 
@@ -30,7 +38,7 @@ def save(
 
 
 def save_file(
-    tensors: nn.Module | Mapping[str, Tensor],
+    tensors: nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
     path: _Path,
     metadata: Mapping[str, str] | None = None,
     preset: str = "small",
@@ -43,9 +51,13 @@ def save_file(
     for one version of ectorch and of zstandard; it appears whole or not at all, see
     `ectorch.bitstream.write_atomic`.
 
+    Not all of them need fit memory: a mapping that reads a tensor when it is asked for one, or an
+    iterable of pairs, is read a few tensors at a time, and what they become waits in a temporary
+    file beside ``path``.
+
     Args:
-        tensors: by name, of any dtype in `ectorch.bitstream.DTYPES`, any shape, any device; or a
-            module.
+        tensors: by name, of any dtype in `ectorch.bitstream.DTYPES`, any shape, any device; or
+            pairs of name and tensor, sorted by name; or a module.
         metadata: strings by name; they cost their length.
         preset: "small" tries everything and keeps the smallest for each tensor; "balanced" is
             about as small in a fraction of the time; "fast" codes symbols by their frequency alone.
@@ -55,13 +67,13 @@ def save_file(
         the file's size in bytes.
 
     Raises:
-        ConfigError: for another preset, or metadata that are no text.
+        ConfigError: for another preset, metadata that are no text, or pairs that are not sorted.
         MismatchError: when the state dict of a prepared model leaves a constrained parameter out.
         UnsupportedTensorError: for a sparse, quantized, lazy or other unknown tensor, or what is no
             tensor at all (as `get_extra_state` may give), by its name.
     """
     check_metadata(metadata or {})
-    return write_file(path, raw_tensors(tensors), metadata, preset, threads)
+    return write_file(path, raw_sources(tensors), metadata, preset, threads)
 
 
 def save_model(
@@ -104,6 +116,7 @@ def load_file(
     path: _Path,
     device: Device = "cpu",
     *,
+    into: nn.Module | Mapping[str, Tensor] | None = None,
     max_decoded_bytes: int = DEFAULT_MAX_DECODED_BYTES,
     threads: int | None = None,
 ) -> dict[str, Tensor]:
@@ -113,14 +126,21 @@ def load_file(
 
     Args:
         device: where they go.
+        into: a network, or tensors by name, to be filled one after the other, where they are: the
+            file's tensors are never in memory together. Names, shapes and dtypes have to be those
+            of the file. Nothing is returned then but the empty dict.
         max_decoded_bytes: refuse files whose tensors and names take more.
         threads: that decode; all cores if None.
 
     Raises:
-        ConfigError: for another device, or one that is not there.
+        ConfigError: for another device, or one that is not there; for another ``into``.
         FormatError: when the file is damaged, too new or too large.
+        MismatchError: when ``into`` does not fit; it is left as it was.
         OSError: when it cannot be opened.
     """
+    if into is not None:
+        fill(into, path, max_decoded_bytes, threads)
+        return {}
     place = parse_device(device)
     check_is_there(place)
     tensors = _load(os.fspath(path), max_decoded_bytes, threads)

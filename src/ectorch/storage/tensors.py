@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ectorch.arguments import shown
 from ectorch.bitstream.file.index import MAX_DIMENSIONS
 from ectorch.bitstream.file.names import check_name
 from ectorch.bitstream.file.reader import DEFAULT_MAX_DECODED_BYTES
+from ectorch.bitstream.file.writer import Tensors
 from ectorch.bitstream.tensor import DTYPES, RawTensor, bits_dtype
 from ectorch.constrain.modules import latent_names
 from ectorch.errors import ConfigError, UnsupportedTensorError
@@ -36,13 +38,58 @@ def raw_tensors(model: nn.Module | Mapping[str, Tensor]) -> dict[str, RawTensor]
     state = file_state(model) if isinstance(model, nn.Module) else model
     if not isinstance(state, Mapping):
         raise UnsupportedTensorError(f"{type(state).__name__}: expected a module or named tensors")
-    if latent := latent_names(state):
+    _warn_of_latent(state)
+    return {name: to_raw(name, value) for name, value in state.items()}
+
+
+def raw_sources(
+    tensors: nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
+) -> Tensors:
+    """`raw_tensors`, which reads what is no plain dict one by one, when it is written.
+
+    Raises:
+        UnsupportedTensorError: as `save_file`.
+    """
+    if isinstance(tensors, (nn.Module, dict)):
+        return raw_tensors(tensors)
+    if isinstance(tensors, Mapping):
+        _warn_of_latent(tensors)
+        return _RawTensors(tensors)
+    if isinstance(tensors, Iterable) and not isinstance(tensors, (str, bytes, Tensor)):
+        return _pairs(tensors)
+    raise UnsupportedTensorError(f"{type(tensors).__name__}: expected a module or named tensors")
+
+
+def _warn_of_latent(names: Collection[str]) -> None:
+    if latent := latent_names({*names}):
         warnings.warn(
             f"{latent[0]} is stored as it trains, on no level: these are tensors of a network that "
             "is still prepared; save the network itself, or ectorch.finalize it first",
-            stacklevel=3,
+            stacklevel=4,
         )
-    return {name: to_raw(name, value) for name, value in state.items()}
+
+
+class _RawTensors(Mapping[str, RawTensor]):
+    """The bits of a mapping's tensors, read when they are asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> RawTensor:
+        return to_raw(name, self._tensors[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def _pairs(pairs: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, RawTensor]]:
+    for pair in pairs:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise UnsupportedTensorError(f"{shown(pair)}: expected pairs of a name and a tensor")
+        yield pair[0], to_raw(*pair)
 
 
 def to_raw(name: str, tensor: Tensor) -> RawTensor:

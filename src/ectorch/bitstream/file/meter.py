@@ -29,4 +29,4 @@ class FileMeter:
         # an alias may be a tensor of its own next time, of which what was found still holds
         own = {name for name, each in file.choices.items() if each.coding is not Coding.ALIAS}
         self.found |= {name: file.choices[name] for name in own}
-        return file.size_bytes, {entry.name: entry.size_bytes for entry, _ in file.coded}
+        return file.size_bytes, {entry.name: entry.size_bytes for entry in file.entries}

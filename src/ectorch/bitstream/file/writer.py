@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from typing import BinaryIO
 
 from ectorch.bitstream.codings.choose import (
     Choice,
@@ -30,6 +32,9 @@ from ectorch.bitstream.tensor import RawTensor
 from ectorch.bitstream.wire import varint
 from ectorch.errors import ConfigError, FormatError
 
+Tensors = Mapping[str, RawTensor] | Iterable[tuple[str, RawTensor]]
+"""Tensors by name, which a mapping may read when they are asked for; or pairs, sorted by name."""
+
 _Source = tuple[str, RawTensor, str | None]  # name, tensor, name of the earlier one it equals
 
 MAGIC = b"ECT"
@@ -39,6 +44,7 @@ CRC_BYTES = 4
 LARGE_BYTES = 1 << 23  # tensors from here on are decoded by chunks, and have no hints
 _LOOKED_AT_ITEMS = 256
 _WORTH_THREADS_BYTES = 1 << 18  # less is done before a thread has started
+_LOT_BYTES = 1 << 28  # of tensors that are in memory, and coded, together
 
 
 @dataclass(frozen=True)
@@ -47,33 +53,58 @@ class Encoded:
 
     Attributes:
         head: all up to the first checksum.
-        coded: each entry, in order, and its payload.
+        entries: in order.
+        payloads: of the entries that are no aliases, one after the other.
         choices: how to code each tensor again when it has changed a little, by name.
     """
 
     head: bytes
-    coded: list[tuple[Entry, bytes]]
+    entries: Sequence[Entry]
+    payloads: Spool
     choices: dict[str, Choice]
 
     def parts(self) -> Iterator[bytes]:
         """The file's bytes."""
         yield self.head
         yield crc(self.head)
-        own = (pair for pair in self.coded if pair[0].alias_of is None)
-        for _, block in groupby(own, lambda pair: pair[0].block):
+        own = (entry for entry in self.entries if entry.alias_of is None)
+        payloads = iter(self.payloads)
+        for _, block in groupby(own, lambda entry: entry.block):
             checksum = 0
-            for _, payload in block:
+            for _, payload in zip(block, payloads, strict=False):
                 yield payload
                 checksum = zlib.crc32(payload, checksum)
             yield checksum.to_bytes(CRC_BYTES, "little")
 
     @property
     def size_bytes(self) -> int:
-        own = [
-            (entry.block, len(payload)) for entry, payload in self.coded if entry.alias_of is None
-        ]
-        checksums = 1 + len({block for block, _ in own})
-        return len(self.head) + sum(size for _, size in own) + CRC_BYTES * checksums
+        own = [entry for entry in self.entries if entry.alias_of is None]
+        checksums = 1 + len({entry.block for entry in own})
+        return len(self.head) + sum(entry.size_bytes for entry in own) + CRC_BYTES * checksums
+
+
+class Spool:
+    """Payloads, one after the other: in memory, or in a file."""
+
+    def __init__(self, file: BinaryIO | None = None) -> None:
+        self._file = file
+        self._kept: list[bytes] = []
+        self._sizes: list[int] = []
+
+    def append(self, payload: bytes) -> None:
+        self._sizes.append(len(payload))
+        if self._file is None:
+            self._kept.append(payload)
+        else:
+            self._file.write(payload)
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._file is None:
+            yield from self._kept
+            return
+        self._file.seek(0)
+        for size in self._sizes:
+            yield self._file.read(size)
 
 
 def encode_file(
@@ -97,49 +128,67 @@ def encode_file(
 
 def write_file(
     path: str | os.PathLike[str],
-    tensors: Mapping[str, RawTensor],
+    tensors: Tensors,
     metadata: Mapping[str, str] | None = None,
     preset: str = "small",
     threads: int | None = None,
 ) -> int:
-    """Write what `encode_file` gives by `write_atomic`; it is never in memory as a whole.
+    """Write what `encode_file` gives by `write_atomic`; neither it nor all tensors are in memory.
+
+    Args:
+        tensors: a mapping's are read one by one, in the order of their names; pairs have to come
+            in that order. Payloads wait in a temporary file beside ``path``.
 
     Returns:
         the file's size in bytes.
+
+    Raises:
+        ConfigError: as `encode_file`; for pairs that are not in order, or two of one name.
     """
-    return write_atomic(path, _encode(tensors, metadata, preset, threads).parts())
+    folder = os.path.dirname(os.path.realpath(path))  # noqa: PTH120 - of any path-like
+    with tempfile.TemporaryFile(dir=folder if os.access(folder, os.W_OK) else None) as file:
+        spool = Spool(file)
+        kind = _parse_preset(preset)
+        encoded = encode_tensors(tensors, metadata or {}, kind, threads, {}, spool)
+        return write_atomic(path, encoded.parts())
 
 
 def encode_tensors(
-    tensors: Mapping[str, RawTensor],
+    tensors: Tensors,
     metadata: Mapping[str, str],
     preset: Preset,
     threads: int | None,
     earlier: Mapping[str, Choice] | None = None,
+    spool: Spool | None = None,
 ) -> Encoded:
     """A file, in parts.
 
     Args:
         earlier: choices for tensors by name, which are kept for those that have changed little.
+        spool: gets the payloads; memory if None.
 
     Raises:
         ConfigError, UnsupportedTensorError: as `encode_file`.
     """
     check_threads(threads)
     check_metadata(metadata)
-    for name in tensors:
-        check_name(name)
-    sources = list(_sorted_with_aliases(tensors))
-    with workers_for(threads, sum(tensor.bits.nbytes for tensor in tensors.values())) as workers:
-        coded = _encode_all(sources, preset, workers, earlier or {})
-    entries = [
-        Entry(name, tensor.dtype, tensor.shape, each.coding, len(each.payload), alias_of=source)
-        for (name, tensor, source), each in zip(sources, coded, strict=True)
-    ]
+    payloads = Spool() if spool is None else spool
+    entries: list[Entry] = []
+    choices: dict[str, Choice] = {}
+    hints = Hints()
+    for lot in _lots(_sources(tensors)):
+        with workers_for(threads, sum(tensor.bits.nbytes for _, tensor, _ in lot)) as workers:
+            coded = _encode_all(lot, len(entries), hints, preset, workers, earlier or {})
+        for (name, tensor, source), each in zip(lot, coded, strict=True):
+            size = len(each.payload)
+            entries.append(
+                Entry(name, tensor.dtype, tensor.shape, each.coding, size, alias_of=source)
+            )
+            choices[name] = each.choice
+            if source is None:
+                payloads.append(each.payload)
     placed = place(entries)
-    head = _head(encode_header(placed, metadata))
-    choices = {entry.name: each.choice for entry, each in zip(placed, coded, strict=True)}
-    return Encoded(head, [*zip(placed, (each.payload for each in coded), strict=True)], choices)
+    return Encoded(_head(encode_header(placed, metadata)), placed, payloads, choices)
 
 
 def estimate_file_bits(
@@ -186,15 +235,23 @@ def _parse_preset(preset: str) -> Preset:
 
 
 def _encode_all(
-    sources: list[_Source], preset: Preset, workers: Workers, earlier: Mapping[str, Choice]
+    lot: Sequence[_Source],
+    start: int,
+    hints: Hints,
+    preset: Preset,
+    workers: Workers,
+    earlier: Mapping[str, Choice],
 ) -> list[Coded]:
-    """Every tensor: the longest first, whose chunks are for threads that have none of their own."""
+    """Every tensor of a lot: the longest first, whose chunks are for threads that have none.
+
+    Args:
+        start: index of the first of them in the file.
+    """
     arounds: dict[int, Surroundings] = {}
-    hints = Hints()
-    own = [(at, name, tensor) for at, (name, tensor, source) in enumerate(sources) if not source]
+    own = [(at, name, tensor) for at, (name, tensor, source) in enumerate(lot) if not source]
     for at, name, tensor in own:
         small = tensor.bits.nbytes < LARGE_BYTES  # larger ones are to be read without others
-        given = hints.give(at, tensor) if small and preset is Preset.SMALL else {}
+        given = hints.give(start + at, tensor) if small and preset is Preset.SMALL else {}
         arounds[at] = Surroundings(preset, given, earlier.get(name), workers.map)
     longest_first = sorted(own, key=lambda each: -each[2].bits.nbytes)
     coded = {
@@ -202,11 +259,56 @@ def _encode_all(
         for at, _, tensor in longest_first
     }
     alias = Coded(Coding.ALIAS, b"", Choice(Coding.ALIAS))
-    return [coded[at].result() if at in coded else alias for at in range(len(sources))]
+    return [coded[at].result() if at in coded else alias for at in range(len(lot))]
+
+
+def _lots(sources: Iterable[_Source]) -> Iterator[list[_Source]]:
+    """Tensors that are coded together, and let go of before the next are read."""
+    lot: list[_Source] = []
+    size = 0
+    for source in sources:
+        if lot and size + source[1].bits.nbytes > _LOT_BYTES:
+            yield lot
+            lot, size = [], 0
+        lot.append(source)
+        size += source[1].bits.nbytes
+    if lot:
+        yield lot
+
+
+def _sources(tensors: Tensors) -> Iterator[_Source]:
+    """Each name, its tensor, and the earlier name that holds the same bits, if any, in order."""
+    if isinstance(tensors, dict):
+        for name in tensors:
+            check_name(name)
+        yield from _sorted_with_aliases(tensors)
+        return
+    first: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+    last: bytes | None = None
+    for name, tensor in _in_order(tensors):
+        check_name(name)
+        if last is not None and name.encode() <= last:
+            twice = name.encode() == last
+            words = "comes twice" if twice else f"comes after {last.decode()!r}"
+            raise ConfigError(f"{name!r} {words}: pairs have to be sorted by name")
+        last = name.encode()
+        digest = hashlib.sha256(tensor.bits.data).digest()
+        source = first.setdefault((tensor.dtype, tensor.shape, digest), name)
+        yield name, tensor, None if source == name else source
+
+
+def _in_order(tensors: Tensors) -> Iterator[tuple[str, RawTensor]]:
+    if not isinstance(tensors, Mapping):
+        yield from tensors
+        return
+    for name in tensors:
+        check_name(name)
+    for name in sorted(tensors, key=str.encode):
+        yield name, tensors[name]
 
 
 def _sorted_with_aliases(tensors: Mapping[str, RawTensor]) -> Iterator[_Source]:
-    """Each name, its tensor, and the earlier name that holds the same bits, if any."""
+    """`_sources` of tensors that are at hand: few have to be looked at closely."""
     alike = Counter(map(_looks, tensors.values()))
     first: dict[tuple[str, tuple[int, ...], bytes], str] = {}
     for name in sorted(tensors, key=str.encode):
