@@ -1,4 +1,6 @@
 import gc
+import subprocess
+import sys
 import weakref
 from collections.abc import Mapping
 
@@ -46,6 +48,7 @@ class Lazy(Mapping):
 @pytest.mark.parametrize("preset", ["small", "balanced", "fast"])
 @pytest.mark.parametrize("lot", [1, 6000, 1 << 28])
 def test_the_bytes_are_those_of_a_dict(tmp_path, monkeypatch, preset, lot):
+    monkeypatch.setattr(writer, "_SPOOLED_BYTES", lot)
     expected = save(tensors(), {"who": "me"}, preset)
     monkeypatch.setattr(writer, "_LOT_BYTES", lot)
     assert save(tensors(), {"who": "me"}, preset) == expected
@@ -101,6 +104,17 @@ def test_a_tensor_that_cannot_be_read_leaves_the_old_file(tmp_path):
         ec.save_file(pairs(), path)
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["model.ect"]
+
+
+@pytest.mark.parametrize("spooled", [1, 1 << 26])
+def test_a_pipe_gets_the_file_too(tmp_path, spooled):
+    script = (
+        "import torch, ectorch as ec; from ectorch.bitstream.file import writer;"
+        f"writer._SPOOLED_BYTES = {spooled};"
+        "ec.save_file(iter([('a', torch.arange(500.0))]), '/dev/stdout')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout == save({"a": torch.arange(500.0)})
 
 
 def network():

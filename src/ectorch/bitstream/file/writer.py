@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import BinaryIO
+from typing import IO
 
 from ectorch.bitstream.codings.choose import (
     Choice,
@@ -44,6 +44,7 @@ CRC_BYTES = 4
 LARGE_BYTES = 1 << 23  # tensors from here on are decoded by chunks, and have no hints
 _LOOKED_AT_ITEMS = 256
 _WORTH_THREADS_BYTES = 1 << 18  # less is done before a thread has started
+_SPOOLED_BYTES = 1 << 26  # of payloads, until they go to a file
 _LOT_BYTES = 1 << 28  # of tensors that are in memory, and coded, together
 
 
@@ -86,7 +87,7 @@ class Encoded:
 class Spool:
     """Payloads, one after the other: in memory, or in a file."""
 
-    def __init__(self, file: BinaryIO | None = None) -> None:
+    def __init__(self, file: IO[bytes] | None = None) -> None:
         self._file = file
         self._kept: list[bytes] = []
         self._sizes: list[int] = []
@@ -137,7 +138,7 @@ def write_file(
 
     Args:
         tensors: a mapping's are read one by one, in the order of their names; pairs have to come
-            in that order. Payloads wait in a temporary file beside ``path``.
+            in that order. From 64 MiB on payloads wait in a temporary file beside ``path``.
 
     Returns:
         the file's size in bytes.
@@ -145,8 +146,9 @@ def write_file(
     Raises:
         ConfigError: as `encode_file`; for pairs that are not in order, or two of one name.
     """
-    folder = os.path.dirname(os.path.realpath(path))  # noqa: PTH120 - of any path-like
-    with tempfile.TemporaryFile(dir=folder if os.access(folder, os.W_OK) else None) as file:
+    special = os.path.exists(path) and not os.path.isfile(path)  # noqa: PTH110, PTH113 - bytes, too
+    folder = None if special else os.path.dirname(os.path.realpath(path))  # noqa: PTH120
+    with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES, dir=folder) as file:
         spool = Spool(file)
         kind = _parse_preset(preset)
         encoded = encode_tensors(tensors, metadata or {}, kind, threads, {}, spool)
