@@ -223,6 +223,28 @@ def test_a_layer_that_dies_is_named():
         quantize(model, target_bytes=150)
 
 
+class Odd(nn.Module):
+    """A weight of two convolutions of other groups, and an embedding that no gradient reaches."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(20, 8)
+        self.one, self.other = nn.Conv1d(8, 8, 1), nn.Conv1d(64, 8, 1, groups=8)
+        self.other.weight = self.one.weight
+
+    def forward(self, tokens):
+        with torch.no_grad():
+            x = self.embed(tokens).movedim(-1, 1)
+        return self.other(self.one(x).repeat(1, 8, 1))
+
+
+def test_what_is_read_in_two_ways_or_without_a_gradient_is_only_measured():
+    tokens = torch.randint(0, 20, (64, 5), generator=torch.Generator().manual_seed(0))
+    report = quantize(seeded(Odd), tokens, target_bits_per_weight=7)
+    roads = {layer.name: layer.road for layer in report.layers}
+    assert roads["embed.weight"] == roads["one.weight"] == "measured"
+
+
 def test_half_precision_and_frozen_parameters():
     model = mlp().to(torch.bfloat16)
     model[0].weight.requires_grad_(False)

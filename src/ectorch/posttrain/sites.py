@@ -21,7 +21,7 @@ class Site:
     Attributes:
         name: the first that the network has for it.
         readers: modules that read it, and how.
-        biases: Parameters that are added where it was multiplied, and nowhere else.
+        bias: that is added where it was multiplied, and nowhere else.
     """
 
     name: str
@@ -60,6 +60,8 @@ def find_sites(model: nn.Module, keep: Sequence[str] = ()) -> tuple[list[Site], 
             continue
         check_finite(name, parameter)
         read = tuple((m, r) for m, n in own if (r := reading(m, n)) is not None)
+        if len({r.to_matrices(parameter).shape for _, r in read}) > 1:
+            read = ()  # what is tied, and read in two ways, is of no one layer
         bias = own[0][0]._parameters.get("bias") if len(own) == 1 and read else None
         alone = bias is not None and len(holders[id(bias)]) == 1 and not read[0][1].looks_up
         sites.append(Site(name, parameter, read, bias if alone else None))

@@ -103,12 +103,17 @@ def gather(
             if site.name in sums and _columns(site.parameter, read) > _MOST_COLUMNS:
                 del sums[site.name]
     # gradients tell an embedding's errors, and with one what padding is
+    cudnn = torch.backends.cudnn.enabled
     backward = any(site.readers[0][1].looks_up for site in sites if site.name in sums)
     for lot in _passes([site for site in sites if site.name in sums]):
         generator = torch.Generator().manual_seed(seed)
         with _watching(lot, sums):
             for run in runs:
-                with torch.set_grad_enabled(backward):
+                # recurrent layers of cuDNN have no gradient in eval mode
+                with (
+                    torch.set_grad_enabled(backward),
+                    torch.backends.cudnn.flags(cudnn and not backward),
+                ):
                     given = output(run(model))
                     if backward:
                         _backward(compare.draw(given, generator), [site.parameter for site in lot])
@@ -178,7 +183,8 @@ def _hook(read: Reading, sums: _Sums, weight: Tensor) -> Callable[..., None]:
             return
         positions = output.shape[:-1].numel() if isinstance(output, Tensor) else 0
         if read.looks_up:
-            output.register_hook(partial(see_rows, inputs[0].cpu()))
+            if output.requires_grad:
+                output.register_hook(partial(see_rows, inputs[0].cpu()))
         elif read.axis == -1 and positions == len(inputs[0]) and output.requires_grad:
             output.register_hook(partial(see, inputs))
         else:
