@@ -61,7 +61,7 @@ def raw_sources(
 
 
 def _warn_of_latent(names: Collection[str]) -> None:
-    if latent := latent_names({*names}):
+    if latent := latent_names(dict.fromkeys(names)):
         warnings.warn(
             f"{latent[0]} is stored as it trains, on no level: these are tensors of a network that "
             "is still prepared; save the network itself, or ectorch.finalize it first",
